@@ -1,0 +1,103 @@
+// Command holdfast runs a node of a Holdfast cluster and talks to one.
+//
+// Results go to standard output, everything else to standard error. The exit status is 0 when the
+// command did what it says, 1 when it failed, and 2 when the command line is wrong.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	kongyaml "github.com/alecthomas/kong-yaml"
+)
+
+// Exit statuses.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+type cli struct {
+	Config kong.ConfigFlag `help:"Read flags from this YAML file; the command line and the environment win." placeholder:"FILE"`
+
+	Dev     devCmd     `cmd:"" help:"Run one node on loopback, with everything on and its data in .holdfast/."`
+	Serve   serveCmd   `cmd:"" help:"Run a node of a cluster."`
+	Call    callCmd    `cmd:"" help:"Call a method of an object and print the reply as JSON."`
+	Status  statusCmd  `cmd:"" help:"Show nodes, shards, owners, replicas and what is moving."`
+	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
+	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`
+	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
+	Remove  removeCmd  `cmd:"" help:"Move every replica off a node and bar it for good."`
+	Health  healthCmd  `cmd:"" help:"Ask a node whether it is ready; the exit status answers. For container health checks."`
+	Version versionCmd `cmd:"" help:"Print the version."`
+}
+
+// env is what commands act on besides their own flags.
+type env struct {
+	stdout io.Writer
+	stderr io.Writer
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], env{stdout: os.Stdout, stderr: os.Stderr})
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, e env) int {
+	var c cli
+	exited := -1
+	parser, err := kong.New(&c,
+		kong.Name("holdfast"),
+		kong.Description("Durable Objects on your own machines: small single-threaded objects, each with a name, private durable storage and exactly one owner in the cluster.\n\nEvery flag of dev and serve can also be given as HOLDFAST_… in the environment (--data-dir as HOLDFAST_DATA_DIR)."),
+		kong.DefaultEnvars("HOLDFAST"),
+		kong.Configuration(kongyaml.Loader),
+		kong.Writers(e.stdout, e.stderr),
+		kong.Exit(func(code int) { exited = code }),
+		kong.UsageOnError(),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.Bind(e),
+	)
+	if err != nil {
+		_, _ = fmt.Fprintln(e.stderr, "holdfast:", err)
+		return exitUsage
+	}
+	kctx, err := parser.Parse(args)
+	if exited >= 0 { // --help
+		return exited
+	}
+	if err != nil {
+		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\nRun 'holdfast --help' or 'holdfast COMMAND --help'.\n", err)
+		return exitUsage
+	}
+	err = kctx.Run()
+	var usage *usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &usage):
+		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\nRun 'holdfast %s --help'.\n", err, kctx.Command())
+		return exitUsage
+	default:
+		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\n", err)
+		return exitFailed
+	}
+}
+
+// usageError is a command line that parses but makes no sense.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error {
+	return &usageError{err: fmt.Errorf(format, args...)}
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/holdfast-io/holdfast/examples/counter"
+	"github.com/holdfast-io/holdfast/node"
+)
+
+// listenFlags are shared by dev and serve.
+type listenFlags struct {
+	LogLevel  string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
+	LogFormat string        `help:"text or json." default:"text" enum:"text,json"`
+	Drain     time.Duration `name:"drain-timeout" help:"How long a stopping node waits for running handlers." default:"30s"`
+	Memory    int64         `name:"memory-limit" help:"Memory in bytes that the node reckons with; 0 asks the machine. A quarter of it is for mailboxes and unflushed writes." default:"0"`
+	JoinAfter time.Duration `name:"ring-join-after" help:"How long a node must be alive before objects are placed on it." default:"5s"`
+	DeadAfter time.Duration `name:"ring-dead-after" help:"How long a node may be dead before its replicas are rebuilt elsewhere." default:"5m"`
+	Stable    time.Duration `name:"leader-stable" help:"How long the ring must wish the same before ownership is moved to its first choice." default:"5s"`
+}
+
+type devCmd struct {
+	listenFlags
+
+	Path    string `arg:"" optional:"" help:"A wrangler project to run (not yet supported)."`
+	DataDir string `help:"Where the data lives." default:".holdfast" placeholder:"DIR"`
+	Shards  int    `help:"How many shards a new cluster has; fixed for ever." default:"256"`
+	GRPC    string `name:"grpc" help:"Public gRPC address." default:"127.0.0.1:7070"`
+	Peer    string `help:"Address for other nodes." default:"127.0.0.1:0"`
+	Gossip  string `help:"Gossip address." default:"127.0.0.1:0"`
+	HTTP    string `name:"http" help:"HTTP address of workers." default:"127.0.0.1:8787"`
+	Admin   string `help:"Admin HTTP address: /healthz, /readyz, /metrics." default:"127.0.0.1:7080"`
+}
+
+type serveCmd struct {
+	listenFlags
+
+	Name          string   `help:"This node's name; unique in the cluster." required:""`
+	DataDir       string   `help:"Where the data and the node's identity live." required:"" placeholder:"DIR"`
+	Bootstrap     bool     `help:"Create the cluster, if no seed knows one."`
+	Join          []string `help:"Gossip addresses of other nodes, for a node that has no cluster yet. Known members are stored: a restart needs none." placeholder:"HOST:PORT"`
+	Shards        int      `help:"How many shards a new cluster has (1 to 4096); fixed for ever. Used with --bootstrap." default:"256"`
+	Replicas      int      `help:"How many nodes keep each shard. Used with --bootstrap." default:"3"`
+	GRPC          string   `name:"grpc" help:"Public gRPC address." default:":7070"`
+	Peer          string   `help:"Address for other nodes." default:":7071"`
+	Gossip        string   `help:"Gossip address (TCP and UDP)." default:":7946"`
+	HTTP          string   `name:"http" help:"HTTP address of workers." default:":8787"`
+	Admin         string   `help:"Admin HTTP address: /healthz, /readyz, /metrics." default:"127.0.0.1:7080"`
+	Advertise     string   `help:"Host name or IP under which other nodes reach this one; by default the listen address, or the first private address of the machine." placeholder:"HOST"`
+	GossipKeyFile string   `help:"File with the cluster's gossip key: 16, 24 or 32 bytes in base64. Without it gossip is not encrypted." placeholder:"FILE"`
+}
+
+// Run implements the command.
+func (c *devCmd) Run(ctx context.Context, e env) error {
+	if c.Path != "" {
+		return usagef("dev %s: TypeScript projects are not supported yet; 'holdfast dev' without a path runs the built-in classes", c.Path)
+	}
+	return serve(ctx, e, c.listenFlags, node.Config{
+		Name: "dev", DataDir: c.DataDir, Bootstrap: true, Shards: c.Shards, Replicas: 3,
+		GRPC: c.GRPC, Peer: c.Peer, Gossip: c.Gossip, HTTP: c.HTTP, Admin: c.Admin,
+	})
+}
+
+// Run implements the command.
+func (c *serveCmd) Run(ctx context.Context, e env) error {
+	key, err := readGossipKey(c.GossipKeyFile)
+	if err != nil {
+		return err
+	}
+	return serve(ctx, e, c.listenFlags, node.Config{
+		Name: c.Name, DataDir: c.DataDir, Bootstrap: c.Bootstrap, Join: c.Join,
+		Shards: c.Shards, Replicas: c.Replicas,
+		GRPC: c.GRPC, Peer: c.Peer, Gossip: c.Gossip, HTTP: c.HTTP, Admin: c.Admin,
+		Advertise: c.Advertise, GossipKey: key,
+	})
+}
+
+func readGossipKey(file string) ([]byte, error) {
+	if file == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(filepath.Clean(file))
+	if err != nil {
+		return nil, fmt.Errorf("--gossip-key-file: %w", err)
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, fmt.Errorf("--gossip-key-file %s: must be base64: %w", file, err)
+	}
+	return key, nil
+}
+
+// serve runs a node until the context ends, and then stops it in order.
+func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
+	cfg.Logger = newLogger(e, f)
+	cfg.Version = version()
+	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = f.JoinAfter, f.DeadAfter, f.Stable
+	cfg.MemoryLimit = f.Memory
+	cfg.DrainTimeout = f.Drain
+	cfg.Classes = append(cfg.Classes, counter.Class())
+	if err := cfg.Validate(); err != nil {
+		return &usageError{err: err}
+	}
+	n, err := node.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := n.WaitReady(ctx); err == nil {
+		a := n.Addresses()
+		_, _ = fmt.Fprintf(e.stdout, "ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.Done():
+	}
+	// The signal's context is over; stopping has its own time.
+	return n.Close(context.WithoutCancel(ctx))
+}
+
+func newLogger(e env, f listenFlags) *slog.Logger {
+	var level slog.Level
+	// The flag is an enum of the level names: it cannot fail.
+	_ = level.UnmarshalText([]byte(f.LogLevel))
+	opts := &slog.HandlerOptions{Level: level}
+	if f.LogFormat == "json" {
+		return slog.New(slog.NewJSONHandler(e.stderr, opts))
+	}
+	return slog.New(slog.NewTextHandler(e.stderr, opts))
+}
+
+type versionCmd struct{}
+
+// Run implements the command.
+func (versionCmd) Run(e env) error {
+	_, err := fmt.Fprintln(e.stdout, version())
+	return err
+}
+
+// version is the module's, or the commit it was built from.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return v
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "devel-" + s.Value[:12]
+		}
+	}
+	return "devel"
+}

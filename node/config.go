@@ -1,0 +1,151 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"regexp"
+	"time"
+
+	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// Config says what a node is. The zero value of every field but Name and DataDir is usable.
+type Config struct {
+	// Name is unique in the cluster: 1 to 63 letters, digits, '.', '_' or '-'.
+	Name string
+	// DataDir holds the data and the node's identity. One process at a time.
+	DataDir string
+
+	// Bootstrap creates a cluster when DataDir has none and no seed knows one.
+	Bootstrap bool
+	// Join are gossip addresses of other nodes, asked when DataDir has no cluster yet.
+	Join []string
+	// Shards of a cluster to be created: 1 to 4096, default 256, fixed for ever.
+	Shards int
+	// Replicas of each shard in a cluster to be created: default 3. Odd.
+	Replicas int
+
+	// Listen addresses, HOST:PORT; port 0 picks one. Defaults :7070, :7071, :7946, :8787 and
+	// 127.0.0.1:7080.
+	GRPC, Peer, Gossip, HTTP, Admin string
+	// Advertise is the host name or IP that other nodes reach this one by. Default: the listen
+	// address where it names a host, else the machine's first private address.
+	Advertise string
+	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on every node. Empty: no encryption.
+	GossipKey []byte
+
+	// Classes that this node runs. Names beginning with "holdfast." are reserved.
+	Classes []actor.Class
+
+	// RingJoinAfter is how long a node must be alive before objects are placed on it: default 5 s.
+	// Shorter makes a new node useful sooner, longer keeps a flapping one from moving data.
+	RingJoinAfter time.Duration
+	// RingDeadAfter is how long a node may be dead before its replicas are rebuilt on others:
+	// default 5 min. Longer than a reboot.
+	RingDeadAfter time.Duration
+	// LeaderStable is how long the ring must wish the same before ownership moves to its first
+	// choice: default 5 s.
+	LeaderStable time.Duration
+	// Tick is Raft's unit of time: default 100 ms. An election takes ten, a heartbeat three.
+	Tick time.Duration
+
+	// MemoryLimit in bytes, of which a quarter is for mailboxes and unflushed writes; 0 takes the
+	// Go runtime's limit, else the machine's memory.
+	MemoryLimit int64
+	// DrainTimeout is how long a stopping node waits for running handlers: default 30 s.
+	DrainTimeout time.Duration
+
+	// Logger receives everything the node has to say. Default: discards.
+	Logger *slog.Logger
+	// Version is shown in status.
+	Version string
+}
+
+func (c Config) withDefaults() Config {
+	set(&c.Shards, placement.DefaultShards)
+	set(&c.Replicas, 3)
+	set(&c.GRPC, ":7070")
+	set(&c.Peer, ":7071")
+	set(&c.Gossip, ":7946")
+	set(&c.HTTP, ":8787")
+	set(&c.Admin, "127.0.0.1:7080")
+	set(&c.RingJoinAfter, 5*time.Second)
+	set(&c.RingDeadAfter, 5*time.Minute)
+	set(&c.LeaderStable, 5*time.Second)
+	set(&c.Tick, 100*time.Millisecond)
+	set(&c.DrainTimeout, 30*time.Second)
+	set(&c.Version, "devel")
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// set gives a field its default when it is unset.
+func set[T comparable](field *T, value T) {
+	var zero T
+	if *field == zero {
+		*field = value
+	}
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// Validate returns everything that is wrong with c, at once, naming each field by its flag.
+func (c Config) Validate() error {
+	c = c.withDefaults()
+	var errs []error
+	if !namePattern.MatchString(c.Name) {
+		errs = append(errs, fmt.Errorf("--name %q: must be 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit", c.Name))
+	}
+	if c.DataDir == "" {
+		errs = append(errs, errors.New("--data-dir: must be given"))
+	}
+	if c.Shards < 1 || c.Shards > placement.MaxShards {
+		errs = append(errs, fmt.Errorf("--shards %d: must be 1 to %d", c.Shards, placement.MaxShards))
+	}
+	if c.Replicas < 1 || c.Replicas > 7 || c.Replicas%2 == 0 {
+		errs = append(errs, fmt.Errorf("--replicas %d: must be 1, 3, 5 or 7 (an even number survives no more failures than one less)", c.Replicas))
+	}
+	for flag, addr := range map[string]string{"grpc": c.GRPC, "peer": c.Peer, "gossip": c.Gossip, "http": c.HTTP, "admin": c.Admin} {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			errs = append(errs, fmt.Errorf("--%s %q: must be HOST:PORT: %w", flag, addr, err))
+		}
+	}
+	switch len(c.GossipKey) {
+	case 0, 16, 24, 32:
+	default:
+		errs = append(errs, fmt.Errorf("gossip key: must be 16, 24 or 32 bytes, is %d", len(c.GossipKey)))
+	}
+	for _, d := range []struct {
+		flag  string
+		value time.Duration
+	}{
+		{"ring-join-after", c.RingJoinAfter},
+		{"ring-dead-after", c.RingDeadAfter},
+		{"leader-stable", c.LeaderStable},
+		{"drain-timeout", c.DrainTimeout},
+	} {
+		if d.value < 0 {
+			errs = append(errs, fmt.Errorf("--%s %s: must not be negative", d.flag, d.value))
+		}
+	}
+	seen := make(map[string]bool)
+	for _, class := range c.Classes {
+		switch {
+		case !namePattern.MatchString(class.Name):
+			errs = append(errs, fmt.Errorf("class %q: a name must be 1 to 63 letters, digits, '.', '_' or '-'", class.Name))
+		case len(class.Name) >= len(reservedPrefix) && class.Name[:len(reservedPrefix)] == reservedPrefix:
+			errs = append(errs, fmt.Errorf("class %q: names beginning with %q are reserved", class.Name, reservedPrefix))
+		case seen[class.Name]:
+			errs = append(errs, fmt.Errorf("class %q: registered twice", class.Name))
+		}
+		seen[class.Name] = true
+	}
+	return errors.Join(errs...)
+}
+
+const reservedPrefix = "holdfast."

@@ -1,0 +1,218 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-io/holdfast/node/system"
+	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
+	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
+	"github.com/holdfast-io/holdfast/router"
+)
+
+// factsMetaKey is where the last known facts are kept on disk, so that a restarted node knows its
+// classes before it has reached the object that keeps them.
+const factsMetaKey = "facts"
+
+// factsCache is this node's copy of the cluster facts. It implements router.Facts. Facts only grow,
+// so an old copy is never wrong, only incomplete.
+//
+// It is safe for concurrent use; reading takes no lock.
+type factsCache struct {
+	call func(ctx context.Context, method string, req, resp proto.Message) error
+	save func(body []byte) error
+
+	view    atomic.Pointer[factsView]
+	changed chan struct{} // capacity 1: a poke for whoever watches the facts
+
+	mu struct {
+		sync.Mutex
+		refresh *refreshRound // under way, shared by all who ask meanwhile
+	}
+}
+
+type factsView struct {
+	revision  uint64
+	facts     *systemv1.Facts
+	byName    map[string]router.ClassFacts
+	byService map[string]router.ClassFacts
+	removed   map[placement.NodeID]bool
+}
+
+type refreshRound struct {
+	done chan struct{}
+	err  error
+}
+
+// newFactsCache starts from the stored copy, which may be empty.
+func newFactsCache(stored []byte) (*factsCache, error) {
+	c := &factsCache{changed: make(chan struct{}, 1)}
+	resp := &systemv1.FactsResponse{Facts: &systemv1.Facts{}}
+	if stored != nil {
+		if err := proto.Unmarshal(stored, resp); err != nil {
+			return nil, fmt.Errorf("stored cluster facts: %w", err)
+		}
+	}
+	c.view.Store(newFactsView(resp))
+	return c, nil
+}
+
+func newFactsView(resp *systemv1.FactsResponse) *factsView {
+	v := &factsView{
+		revision:  resp.GetRevision(),
+		facts:     resp.GetFacts(),
+		byName:    make(map[string]router.ClassFacts),
+		byService: make(map[string]router.ClassFacts),
+		removed:   make(map[placement.NodeID]bool),
+	}
+	// The class that keeps the facts is known without them.
+	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName})
+	for _, c := range v.facts.GetClasses() {
+		v.add(router.ClassFacts{Name: c.GetName(), UniqueKey: c.GetUniqueKey(), Service: c.GetService()})
+	}
+	for _, id := range v.facts.GetRemovedNodes() {
+		v.removed[placement.NodeID(id)] = true
+	}
+	return v
+}
+
+func (v *factsView) add(c router.ClassFacts) {
+	v.byName[c.Name] = c
+	if c.Service != "" {
+		v.byService[c.Service] = c
+	}
+}
+
+// Class implements router.Facts.
+func (c *factsCache) Class(name string) (router.ClassFacts, bool) {
+	f, ok := c.view.Load().byName[name]
+	return f, ok
+}
+
+// ByService implements router.Facts.
+func (c *factsCache) ByService(service string) (router.ClassFacts, bool) {
+	f, ok := c.view.Load().byService[service]
+	return f, ok
+}
+
+// Revision implements router.Facts.
+func (c *factsCache) Revision() uint64 { return c.view.Load().revision }
+
+// Removed returns the nodes barred for good. The caller must not modify it.
+func (c *factsCache) Removed() map[placement.NodeID]bool { return c.view.Load().removed }
+
+// Missing returns the names of classes that the cluster knows and have lacks.
+func (c *factsCache) Missing(have []string) []string {
+	var missing []string
+	for _, class := range c.view.Load().facts.GetClasses() {
+		if !slices.Contains(have, class.GetName()) {
+			missing = append(missing, class.GetName())
+		}
+	}
+	return missing
+}
+
+// Refresh implements router.Facts: it asks the object that keeps the facts. Callers that come
+// while a round is under way share it, which is sound for "is there anything new since I was
+// told": the revision they were told of was committed before they asked only if the round began
+// later, so they join the next one when their own began too early for them; the router asks again
+// by itself.
+func (c *factsCache) Refresh(ctx context.Context) error {
+	c.mu.Lock()
+	round := c.mu.refresh
+	if round != nil {
+		c.mu.Unlock()
+		select {
+		case <-round.done:
+			return round.err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	round = &refreshRound{done: make(chan struct{})}
+	c.mu.refresh = round
+	c.mu.Unlock()
+
+	round.err = c.ask(ctx, "Facts", &systemv1.FactsRequest{KnownRevision: c.Revision()})
+	c.mu.Lock()
+	c.mu.refresh = nil
+	c.mu.Unlock()
+	close(round.done)
+	return round.err
+}
+
+// ask calls the System object and takes in what it answers.
+func (c *factsCache) ask(ctx context.Context, method string, req proto.Message) error {
+	resp := &systemv1.FactsResponse{}
+	if err := c.call(ctx, method, req, resp); err != nil {
+		return fmt.Errorf("cluster facts: %w", err)
+	}
+	return c.learn(resp)
+}
+
+// learn takes in a later revision and stores it.
+func (c *factsCache) learn(resp *systemv1.FactsResponse) error {
+	if resp.GetFacts() == nil {
+		return nil
+	}
+	next := newFactsView(resp)
+	for {
+		old := c.view.Load()
+		if next.revision <= old.revision {
+			return nil
+		}
+		if c.view.CompareAndSwap(old, next) {
+			break
+		}
+	}
+	select {
+	case c.changed <- struct{}{}:
+	default: // A poke is already waiting.
+	}
+	body, err := proto.Marshal(resp)
+	if err != nil {
+		return fmt.Errorf("encode cluster facts: %w", err)
+	}
+	return c.save(body)
+}
+
+// callSystem calls a method of the System object through the router, as any caller would.
+func callSystem(r *router.Router) func(ctx context.Context, method string, req, resp proto.Message) error {
+	return func(ctx context.Context, method string, req, resp proto.Message) error {
+		body, err := proto.Marshal(req)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", method, err)
+		}
+		deadline, ok := ctx.Deadline()
+		if !ok {
+			deadline = time.Now().Add(systemCallTimeout)
+		}
+		answered := make(chan frame.Response, 1)
+		cancel := r.Route(&frame.Request{
+			Class: system.ClassName, Name: system.ObjectName, Named: true, Method: method, Body: body, Deadline: deadline,
+		}, func(resp frame.Response) { answered <- resp })
+		select {
+		case out := <-answered:
+			if err := out.Err(); err != nil {
+				return err
+			}
+			if err := proto.Unmarshal(out.Body, resp); err != nil {
+				return fmt.Errorf("decode answer to %s: %w", method, err)
+			}
+			return nil
+		case <-ctx.Done():
+			cancel(context.Cause(ctx))
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// systemCallTimeout ends a call to the System object that nobody gave a deadline.
+const systemCallTimeout = 5 * time.Second

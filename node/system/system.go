@@ -1,0 +1,147 @@
+// Package system is the reserved class holdfast.System, whose one object "cluster" keeps the facts
+// about the cluster as a whole: the classes with their unique keys, the nodes removed for good, and
+// the feature level. It is an ordinary class on the ordinary core, so its facts are replicated,
+// fenced and linearizable as everything else is.
+//
+// Every change raises the revision by one. Facts are only ever added to, so whoever holds a later
+// revision knows all that an earlier one said.
+package system
+
+import (
+	"context"
+	"slices"
+
+	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/placement"
+	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
+)
+
+// Names of the class and of its one object. The unique key of the class is its name.
+const (
+	ClassName  = "holdfast.System"
+	ObjectName = "cluster"
+	// ServiceName is the gRPC service that the class implements.
+	ServiceName = "holdfast.system.v1.System"
+)
+
+// FeatureLevel is what a new cluster starts with; a later release raises it when every node can
+// read what it writes.
+const FeatureLevel = 1
+
+// The one key that the object stores.
+const factsKey = "facts"
+
+// facts is the stored form.
+type facts struct {
+	Revision     uint64   `cbor:"revision"`
+	FeatureLevel uint32   `cbor:"feature_level"`
+	Classes      []class  `cbor:"classes"`
+	Removed      []uint64 `cbor:"removed"`
+}
+
+type class struct {
+	Name      string `cbor:"name"`
+	Service   string `cbor:"service"`
+	UniqueKey string `cbor:"unique_key"`
+}
+
+// Class returns the class, to be registered on every node.
+func Class() actor.Class {
+	return actor.NewClass(ClassName, &systemv1.System_ServiceDesc, func(s *actor.State) systemv1.SystemServer {
+		return &object{store: s.Storage()}
+	})
+}
+
+// object implements systemv1.SystemServer, one event at a time.
+type object struct {
+	systemv1.UnimplementedSystemServer
+
+	store *actor.Storage
+}
+
+// Facts implements systemv1.SystemServer.
+func (o *object) Facts(_ context.Context, req *systemv1.FactsRequest) (*systemv1.FactsResponse, error) {
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	if req.GetKnownRevision() == f.Revision {
+		return &systemv1.FactsResponse{Revision: f.Revision}, nil
+	}
+	return f.response(), nil
+}
+
+// RegisterClasses implements systemv1.SystemServer. A class that is known under another service is
+// refused: two programs would fight over one namespace.
+func (o *object) RegisterClasses(_ context.Context, req *systemv1.RegisterClassesRequest) (*systemv1.FactsResponse, error) {
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	changed := false
+	for _, c := range req.GetClasses() {
+		i := slices.IndexFunc(f.Classes, func(known class) bool { return known.Name == c.GetName() })
+		if i >= 0 {
+			if known := f.Classes[i]; known.Service != c.GetService() {
+				return nil, fault.New(fault.InvalidArgument, "classes: %s is registered with service %q in this cluster, not %q; register it under another name", c.GetName(), known.Service, c.GetService())
+			}
+			continue
+		}
+		if j := slices.IndexFunc(f.Classes, func(known class) bool { return known.Service != "" && known.Service == c.GetService() }); j >= 0 {
+			return nil, fault.New(fault.InvalidArgument, "classes: service %s belongs to class %s in this cluster; a service names one class", c.GetService(), f.Classes[j].Name)
+		}
+		f.Classes = append(f.Classes, class{Name: c.GetName(), Service: c.GetService(), UniqueKey: c.GetName()})
+		changed = true
+	}
+	return o.save(f, changed)
+}
+
+// RemoveNode implements systemv1.SystemServer.
+func (o *object) RemoveNode(_ context.Context, req *systemv1.RemoveNodeRequest) (*systemv1.FactsResponse, error) {
+	if req.GetNode() == 0 {
+		return nil, fault.New(fault.InvalidArgument, "node: must not be 0")
+	}
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(f.Removed, req.GetNode()) {
+		return f.response(), nil
+	}
+	f.Removed = append(f.Removed, req.GetNode())
+	return o.save(f, true)
+}
+
+func (o *object) load() (facts, error) {
+	f, ok, err := actor.Get[facts](o.store, factsKey)
+	if err != nil {
+		return facts{}, err
+	}
+	if !ok {
+		f.FeatureLevel = FeatureLevel
+	}
+	return f, nil
+}
+
+// save writes the facts under the next revision, when they changed.
+func (o *object) save(f facts, changed bool) (*systemv1.FactsResponse, error) {
+	if changed {
+		f.Revision++
+		if err := actor.Put(o.store, factsKey, f); err != nil {
+			return nil, err
+		}
+	}
+	return f.response(), nil
+}
+
+func (f *facts) response() *systemv1.FactsResponse {
+	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed}
+	for _, c := range f.Classes {
+		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey})
+	}
+	return &systemv1.FactsResponse{Revision: f.Revision, Facts: out}
+}
+
+// ID is the object's id.
+func ID() placement.ObjectID { return placement.NewNamespace(ClassName).IDFromName(ObjectName) }

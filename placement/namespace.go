@@ -1,0 +1,71 @@
+package placement
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// ErrForeignID says that an id is well formed but of another namespace.
+var ErrForeignID = errors.New("object id is not valid for this namespace")
+
+// Namespace is a class seen as a set of ids. Ids are derived as workerd derives them
+// (workerd src/workerd/server/actor-id-impl.c++): the first half is a keyed hash of the name, or
+// random, and the second half authenticates the first. It is a value, safe to copy and share.
+type Namespace struct {
+	key [sha256.Size]byte
+}
+
+// NewNamespace returns the namespace of a class's unique key.
+func NewNamespace(uniqueKey string) Namespace {
+	return Namespace{key: sha256.Sum256([]byte(uniqueKey))}
+}
+
+// IDFromName returns the id of a name: always the same, and no I/O. The empty name is a name.
+func (n Namespace) IDFromName(name string) ObjectID {
+	var id ObjectID
+	mac := n.mac([]byte(name))
+	copy(id[:16], mac[:16])
+	return n.seal(id)
+}
+
+// NewUniqueID draws an id that no name has.
+func (n Namespace) NewUniqueID(random io.Reader) (ObjectID, error) {
+	var id ObjectID
+	if _, err := io.ReadFull(random, id[:16]); err != nil {
+		return ObjectID{}, fmt.Errorf("draw object id: %w", err)
+	}
+	return n.seal(id), nil
+}
+
+// Check returns ErrForeignID when id was not derived in this namespace.
+func (n Namespace) Check(id ObjectID) error {
+	if sealed := n.seal(id); !hmac.Equal(sealed[16:], id[16:]) {
+		return ErrForeignID
+	}
+	return nil
+}
+
+// ParseID reads 64 hex digits and checks that they are an id of this namespace.
+func (n Namespace) ParseID(s string) (ObjectID, error) {
+	id, err := ParseID(s)
+	if err != nil {
+		return ObjectID{}, err
+	}
+	return id, n.Check(id)
+}
+
+// seal returns id with its second half set to the authentication of its first.
+func (n Namespace) seal(id ObjectID) ObjectID {
+	mac := n.mac(id[:16])
+	copy(id[16:], mac[:16])
+	return id
+}
+
+func (n Namespace) mac(message []byte) [sha256.Size]byte {
+	h := hmac.New(sha256.New, n.key[:])
+	h.Write(message) // A hash never fails.
+	return [sha256.Size]byte(h.Sum(nil))
+}

@@ -1,0 +1,189 @@
+package storage
+
+import (
+	"container/list"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// Fence is how far an object's writes have come: the last segment that was applied. It is what
+// keeps a superseded owner's segments out (P1) and gaps from opening (P3).
+type Fence struct {
+	Term           uint64
+	Incarnation    uint64
+	Sequence       uint64
+	CommitSequence uint64
+	Time           uint64
+}
+
+const fenceBytes = 5 * 8
+
+// Append appends the stored form.
+func (f Fence) Append(dst []byte) []byte {
+	for _, v := range [...]uint64{f.Term, f.Incarnation, f.Sequence, f.CommitSequence, f.Time} {
+		dst = binary.BigEndian.AppendUint64(dst, v)
+	}
+	return dst
+}
+
+// DecodeFence reads what Append wrote.
+func DecodeFence(b []byte) (Fence, error) {
+	if len(b) != fenceBytes {
+		return Fence{}, fmt.Errorf("%w: fence of %d bytes", ErrCorrupt, len(b))
+	}
+	at := func(i int) uint64 { return binary.BigEndian.Uint64(b[8*i:]) }
+	return Fence{Term: at(0), Incarnation: at(1), Sequence: at(2), CommitSequence: at(3), Time: at(4)}, nil
+}
+
+// Admits says whether a segment may follow, and if not, why. It is the rule by which every replica
+// drops the same segments: within an incarnation there is no gap, and a new incarnation begins at
+// its first segment.
+func (f Fence) Admits(seg *Segment) (bool, string) {
+	switch {
+	case seg.Term == f.Term && seg.Incarnation == f.Incarnation:
+		if seg.Sequence != f.Sequence+1 {
+			return false, fmt.Sprintf("sequence %d does not follow %d", seg.Sequence, f.Sequence)
+		}
+	case seg.Term < f.Term || seg.Term == f.Term && seg.Incarnation < f.Incarnation:
+		return false, fmt.Sprintf("incarnation %d of term %d is over: incarnation %d of term %d has written", seg.Incarnation, seg.Term, f.Incarnation, f.Term)
+	case seg.Sequence != 1:
+		return false, fmt.Sprintf("incarnation %d of term %d begins at sequence %d", seg.Incarnation, seg.Term, seg.Sequence)
+	}
+	return true, ""
+}
+
+// ErrUnknownOp says that a segment holds an operation that this release does not know. The replica
+// must stop there: skipping it would make it differ from the others for ever.
+var ErrUnknownOp = errors.New("operation of a later release")
+
+// ApplySegment adds a committed segment to the batch, or drops it, as every replica must alike.
+// entryTerm is the term of the log entry that carried it. It returns whether the segment was
+// applied and, if not, why.
+//
+// A segment that deletes the object's record without setting it again ends the object: its fence
+// goes too. Its incarnation may go on and write again; without a fence any sequence is admitted,
+// for within a term the log keeps the order, and entryTerm keeps out other terms.
+func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTerm uint64, seg *Segment) (applied bool, why string, err error) {
+	if seg.Term != entryTerm {
+		return false, fmt.Sprintf("proposed for term %d, committed in term %d", seg.Term, entryTerm), nil
+	}
+	fence, exists, err := fences.get(shard, seg.Object)
+	if err != nil {
+		return false, "", err
+	}
+	if exists {
+		if ok, why := fence.Admits(seg); !ok {
+			return false, why, nil
+		}
+	}
+	ends := false
+	for i := range seg.Ops {
+		op := &seg.Ops[i]
+		switch op.Op {
+		case OpSet:
+			b.setObject(shard, seg.Object, op.Kind, op.Key, op.Value)
+			ends = ends && op.Kind != KindRecord
+		case OpDelete:
+			b.deleteObject(shard, seg.Object, op.Kind, op.Key)
+			ends = ends || op.Kind == KindRecord
+		case OpDeleteRange:
+			lo := AppendObjectKey(nil, shard, seg.Object, op.Kind, op.Key)
+			hi := successor(AppendObjectKey(nil, shard, seg.Object, op.Kind, nil))
+			if len(op.End) > 0 {
+				hi = AppendObjectKey(nil, shard, seg.Object, op.Kind, op.End)
+			}
+			b.DeleteRange(lo, hi)
+		case OpPatch:
+			return false, "", fmt.Errorf("%w: operation %d", ErrUnknownOp, op.Op)
+		default:
+			return false, "", fmt.Errorf("%w: operation %d", ErrUnknownOp, op.Op)
+		}
+	}
+	if ends {
+		b.deleteObject(shard, seg.Object, KindFence, nil)
+		fences.put(shard, seg.Object, Fence{}, false)
+		return true, "", nil
+	}
+	next := Fence{Term: seg.Term, Incarnation: seg.Incarnation, Sequence: seg.Sequence, CommitSequence: seg.CommitSequence, Time: seg.Time}
+	var stored [fenceBytes]byte
+	b.setObject(shard, seg.Object, KindFence, nil, next.Append(stored[:0]))
+	fences.put(shard, seg.Object, next, true)
+	return true, "", nil
+}
+
+// FenceCache keeps the fences of the objects written last, so that apply need not read what it has
+// just written, and so that a segment sees the fence of an earlier one in the same batch. It holds
+// at most its capacity; a batch must touch fewer objects than that. Not safe for concurrent use:
+// it belongs to the one goroutine that applies.
+type FenceCache struct {
+	store    *Store
+	capacity int
+	entries  map[fenceKey]*list.Element
+	recent   *list.List
+}
+
+type fenceKey struct {
+	shard placement.ShardID
+	ref   ObjectRef
+}
+
+type fenceEntry struct {
+	key    fenceKey
+	fence  Fence
+	exists bool
+}
+
+// NewFenceCache returns a cache over the store for so many objects.
+func NewFenceCache(s *Store, capacity int) *FenceCache {
+	return &FenceCache{store: s, capacity: capacity, entries: make(map[fenceKey]*list.Element), recent: list.New()}
+}
+
+// Forget drops what is cached of a shard, whose state was replaced.
+func (c *FenceCache) Forget(shard placement.ShardID) {
+	for key, el := range c.entries {
+		if key.shard == shard {
+			c.recent.Remove(el)
+			delete(c.entries, key)
+		}
+	}
+}
+
+func (c *FenceCache) get(shard placement.ShardID, ref ObjectRef) (Fence, bool, error) {
+	key := fenceKey{shard: shard, ref: ref}
+	if el, ok := c.entries[key]; ok {
+		c.recent.MoveToFront(el)
+		e, _ := el.Value.(*fenceEntry)
+		return e.fence, e.exists, nil
+	}
+	raw, exists, err := c.store.Object(shard, ref).Get(KindFence, nil)
+	if err != nil || !exists {
+		return Fence{}, false, err
+	}
+	f, err := DecodeFence(raw)
+	return f, true, err
+}
+
+func (c *FenceCache) put(shard placement.ShardID, ref ObjectRef, f Fence, exists bool) {
+	key := fenceKey{shard: shard, ref: ref}
+	if el, ok := c.entries[key]; ok {
+		e, _ := el.Value.(*fenceEntry)
+		e.fence, e.exists = f, exists
+		c.recent.MoveToFront(el)
+		return
+	}
+	c.entries[key] = c.recent.PushFront(&fenceEntry{key: key, fence: f, exists: exists})
+}
+
+// Trim drops the least recently used entries over the capacity. Call it when the batch that the
+// entries came from is readable, and not before.
+func (c *FenceCache) Trim() {
+	for len(c.entries) > c.capacity {
+		el := c.recent.Back()
+		e, _ := el.Value.(*fenceEntry)
+		c.recent.Remove(el)
+		delete(c.entries, e.key)
+	}
+}

@@ -1,0 +1,12 @@
+package storage
+
+// Limits on what one object may write. They are checked where writes enter, by the object's
+// storage; the store itself has none, because pages and undo records have their own.
+const (
+	MaxKeyBytes      = 2048
+	MaxValueBytes    = 2 << 20
+	MaxSegmentBytes  = 16 << 20
+	MaxSegmentWrites = 10_000
+	MaxNameBytes     = 64 << 10
+	MaxClassBytes    = 255
+)

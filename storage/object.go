@@ -1,0 +1,128 @@
+package storage
+
+import (
+	"fmt"
+	"sync"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// Record is what is known of an object that exists: it is written with the object's first write
+// and deleted with its last key. Encoded as a CBOR map with small integer keys.
+type Record struct {
+	// Name is nil when the object was only ever called by id.
+	Name           *string `cbor:"1,keyasint,omitempty"`
+	Class          string  `cbor:"2,keyasint"`
+	CodeVersion    uint64  `cbor:"3,keyasint,omitempty"`
+	AlarmUnixMilli *int64  `cbor:"4,keyasint,omitempty"`
+}
+
+// Encode returns the stored form.
+func (r Record) Encode() ([]byte, error) {
+	out, err := cbor.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode object record: %w", err)
+	}
+	return out, nil
+}
+
+// DecodeRecord reads what Encode wrote.
+func DecodeRecord(b []byte) (Record, error) {
+	var r Record
+	if err := cbor.Unmarshal(b, &r); err != nil {
+		return Record{}, fmt.Errorf("decode object record: %w", err)
+	}
+	return r, nil
+}
+
+// ObjectReader reads the applied state of one object. It is a value, safe for concurrent use.
+type ObjectReader struct {
+	store *Store
+	shard placement.ShardID
+	ref   ObjectRef
+}
+
+// Object returns a reader of the object's applied state.
+func (s *Store) Object(shard placement.ShardID, ref ObjectRef) ObjectReader {
+	return ObjectReader{store: s, shard: shard, ref: ref}
+}
+
+// keyBuffers saves an allocation for each read.
+var keyBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 256); return &b }}
+
+// Get returns a copy of the value of one of the object's keys.
+func (r ObjectReader) Get(kind KeyKind, key []byte) ([]byte, bool, error) {
+	buf, _ := keyBuffers.Get().(*[]byte)
+	*buf = AppendObjectKey((*buf)[:0], r.shard, r.ref, kind, key)
+	value, ok, err := r.store.Get(*buf)
+	keyBuffers.Put(buf)
+	return value, ok, err
+}
+
+// Iter walks the object's keys of one kind in [lo, hi); a nil hi is the end of the kind.
+func (r ObjectReader) Iter(kind KeyKind, lo, hi []byte) (*ObjectIter, error) {
+	prefix := AppendObjectKey(nil, r.shard, r.ref, kind, nil)
+	from := append(prefix[:len(prefix):len(prefix)], lo...)
+	to := successor(prefix)
+	if hi != nil {
+		to = append(prefix[:len(prefix):len(prefix)], hi...)
+	}
+	it, err := r.store.Iter(from, to)
+	if err != nil {
+		return nil, err
+	}
+	return &ObjectIter{Iter: it, prefixBytes: len(prefix)}, nil
+}
+
+// ObjectIter is an Iter whose keys are the object's own.
+type ObjectIter struct {
+	*Iter
+
+	prefixBytes int
+}
+
+// Key returns the object's own key, valid until the next move.
+func (i *ObjectIter) Key() []byte { return i.Iter.Key()[i.prefixBytes:] }
+
+// ObjectListing is one object that exists.
+type ObjectListing struct {
+	ID     placement.ObjectID
+	Record Record
+}
+
+// ListObjects returns up to limit objects of a class (by its unique key) in one shard, in the
+// order of their ids, those after the given id. It seeks from object to object: an object with a
+// million keys costs as much as one with a single key.
+func (s *Store) ListObjects(shard placement.ShardID, class string, after *placement.ObjectID, limit int) ([]ObjectListing, error) {
+	lo, hi := classSpan(shard, class)
+	prefixBytes := len(lo)
+	it, err := s.Iter(lo, hi)
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	var out []ObjectListing
+	at := lo
+	if after != nil {
+		_, at = ObjectSpan(shard, ObjectRef{Class: class, ID: *after})
+	}
+	for ok := it.SeekGE(at); ok && len(out) < limit; {
+		key := it.Key()
+		if len(key) <= prefixBytes+len(placement.ObjectID{}) {
+			return nil, fmt.Errorf("%w: key %x of class %s is too short", ErrCorrupt, key, class)
+		}
+		ref := ObjectRef{Class: class, ID: placement.ObjectID(key[prefixBytes : prefixBytes+len(placement.ObjectID{})])}
+		if KeyKind(key[prefixBytes+len(ref.ID)]) == KindRecord {
+			record, err := DecodeRecord(it.Value())
+			if err != nil {
+				return nil, fmt.Errorf("object %s: %w", ref.ID, err)
+			}
+			out = append(out, ObjectListing{ID: ref.ID, Record: record})
+		}
+		_, end := ObjectSpan(shard, ref)
+		ok = it.SeekGE(end)
+	}
+	return out, it.Error()
+}

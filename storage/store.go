@@ -1,0 +1,367 @@
+package storage
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// ErrCorrupt says that the store is damaged. Such a store is a lost store: the node comes back as
+// a new one and its replicas are rebuilt from the others.
+var ErrCorrupt = errors.New("the store is damaged")
+
+// ErrLocked says that another process has the directory open.
+var ErrLocked = errors.New("another process is using the data directory")
+
+// FormatVersion is what this release writes and reads. A store of a later one is refused.
+const FormatVersion = 1
+
+// mergerName is in every store from its first day: pebble opens no store under another.
+const mergerName = "holdfast.v1"
+
+// minFreeBytes must be free before Open: pebble on a full disk would spin for ever.
+const minFreeBytes = 64 << 20
+
+// Keys of the store's own facts.
+var (
+	keyFormat   = []byte{spaceStore, 'f'}
+	keyIdentity = []byte{spaceStore, 'i'}
+	keyBoot     = []byte{spaceStore, 'b'}
+	prefixMeta  = []byte{spaceStore, 'm'}
+)
+
+// Options of a store. The zero value is usable.
+type Options struct {
+	// FS is where the store lives; nil is the disk.
+	FS vfs.FS
+	// Logger hears what pebble does, at debug; nil discards.
+	Logger *slog.Logger
+	// CacheBytes is the block cache's size: default 64 MiB. Larger where many objects are read
+	// from disk.
+	CacheBytes int64
+	// OnFatal is called when the store can no longer promise anything (a failed fsync, a full
+	// disk). It must not return; the default exits the process.
+	OnFatal func(error)
+}
+
+// Identity says whose store this is. It is written once, when the node creates or joins a cluster.
+type Identity struct {
+	ClusterID string           `json:"cluster_id"` // empty: no cluster yet
+	Node      placement.NodeID `json:"node"`
+	StoreUUID string           `json:"store_uuid"`
+	Shards    int              `json:"shards"`
+	Replicas  int              `json:"replicas"`
+	Name      string           `json:"name"`
+}
+
+// Store is an open store. It is safe for concurrent use.
+type Store struct {
+	db       *pebble.DB
+	fs       vfs.FS
+	dir      string
+	logger   *slog.Logger
+	boot     uint64
+	ingests  atomic.Uint64 // numbers ingest files
+	identity atomic.Pointer[Identity]
+}
+
+// Open opens the store in dir, creating it when there is none. It holds a lock on the directory
+// until Close. Errors wrap ErrLocked, ErrCorrupt, or say what else is wrong.
+func Open(dir string, o Options) (*Store, error) {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.OnFatal == nil {
+		o.OnFatal = exitOnFatal
+	}
+	if err := o.FS.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	if err := checkFree(o.FS, dir); err != nil {
+		return nil, err
+	}
+	lock, err := pebble.LockDirectory(dir, o.FS)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s (stop that process, or pass another --data-dir): %w", ErrLocked, dir, err)
+	}
+	s, err := openLocked(dir, o, lock)
+	if err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	// The store holds its own reference to the lock.
+	if err := lock.Close(); err != nil {
+		return nil, errors.Join(fmt.Errorf("data directory %s: %w", dir, err), s.Close())
+	}
+	return s, nil
+}
+
+func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
+	desc, err := pebble.Peek(dir, o.FS)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	if !desc.Exists {
+		// The first write-ahead log of a new store lacks the sync offsets by which damage in its
+		// middle is told from a torn tail. Opening once and closing makes the next one have them.
+		first, err := pebble.Open(dir, pebbleOptions(o, lock))
+		if err != nil {
+			return nil, openError(dir, err)
+		}
+		if err := first.Set(keyFormat, binary.BigEndian.AppendUint32(nil, FormatVersion), pebble.Sync); err != nil {
+			return nil, errors.Join(fmt.Errorf("create store in %s: %w", dir, err), first.Close())
+		}
+		if err := first.Close(); err != nil {
+			return nil, fmt.Errorf("create store in %s: %w", dir, err)
+		}
+	}
+	db, err := pebble.Open(dir, pebbleOptions(o, lock))
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	s := &Store{db: db, fs: o.FS, dir: dir, logger: o.Logger}
+	if err := s.start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), db.Close())
+	}
+	return s, nil
+}
+
+// start checks the format, raises the boot counter and reads the identity.
+func (s *Store) start() error {
+	raw, ok, err := s.Get(keyFormat)
+	switch {
+	case err != nil:
+		return err
+	case !ok || len(raw) != 4:
+		return fmt.Errorf("%w: it has no format version", ErrCorrupt)
+	}
+	if v := binary.BigEndian.Uint32(raw); v != FormatVersion {
+		return fmt.Errorf("the store has format %d, this release reads format %d: run the release that wrote it, or upgrade", v, FormatVersion)
+	}
+	raw, ok, err = s.Get(keyBoot)
+	if err != nil {
+		return err
+	}
+	if ok && len(raw) == 8 {
+		s.boot = binary.BigEndian.Uint64(raw)
+	}
+	s.boot++
+	if err := s.db.Set(keyBoot, binary.BigEndian.AppendUint64(nil, s.boot), pebble.Sync); err != nil {
+		return fmt.Errorf("raise the boot counter: %w", err)
+	}
+	var id Identity
+	raw, ok, err = s.Get(keyIdentity)
+	if err != nil {
+		return err
+	}
+	if ok {
+		if err := json.Unmarshal(raw, &id); err != nil {
+			return fmt.Errorf("%w: identity: %w", ErrCorrupt, err)
+		}
+	}
+	s.identity.Store(&id)
+	return nil
+}
+
+func pebbleOptions(o Options, lock *pebble.Lock) *pebble.Options {
+	opts := &pebble.Options{
+		FS:                          o.FS,
+		Lock:                        lock,
+		CacheSize:                   o.CacheBytes,
+		FormatMajorVersion:          pebble.FormatNewest,
+		MemTableSize:                64 << 20,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       2,
+		L0StopWritesThreshold:       20,
+		LBaseMaxBytes:               64 << 20,
+		MaxOpenFiles:                1000,
+		Logger:                      pebbleLogger{logger: o.Logger, fatal: o.OnFatal},
+		Merger: &pebble.Merger{
+			Name: mergerName,
+			// No operation merges yet. The name is what must be there from the first day on.
+			Merge: func(_, value []byte) (pebble.ValueMerger, error) {
+				m := &lastValue{}
+				return m, m.MergeNewer(value)
+			},
+		},
+	}
+	for i := range opts.Levels {
+		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return opts
+}
+
+// openError tells damage from everything else.
+func openError(dir string, err error) error {
+	if pebble.IsCorruptionError(err) {
+		return fmt.Errorf("open store in %s: %w: move the directory away and start the node anew: it joins as a new node and gets its replicas from the others: %w", dir, ErrCorrupt, err)
+	}
+	return fmt.Errorf("open store in %s: %w", dir, err)
+}
+
+func checkFree(fs vfs.FS, dir string) error {
+	usage, err := fs.GetDiskUsage(dir)
+	if errors.Is(err, vfs.ErrUnsupported) { // A filesystem in memory.
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	if usage.AvailBytes < minFreeBytes {
+		return fmt.Errorf("data directory %s: %d bytes free, at least %d needed to start: make room", dir, usage.AvailBytes, minFreeBytes)
+	}
+	return nil
+}
+
+func exitOnFatal(err error) {
+	_, _ = fmt.Fprintln(os.Stderr, "holdfast: the store failed, and what it promised may not be kept:", err)
+	os.Exit(1)
+}
+
+// Close closes the store and reports what was left open: iterators and snapshots hold back the
+// disk space of everything deleted since.
+func (s *Store) Close() error {
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close store in %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+// Identity returns whose store this is.
+func (s *Store) Identity() Identity { return *s.identity.Load() }
+
+// SetIdentity writes down whose store this is, synced.
+func (s *Store) SetIdentity(id Identity) error {
+	raw, err := json.Marshal(id)
+	if err != nil {
+		return fmt.Errorf("encode identity: %w", err)
+	}
+	if err := s.db.Set(keyIdentity, raw, pebble.Sync); err != nil {
+		return fmt.Errorf("write identity: %w", err)
+	}
+	s.identity.Store(&id)
+	return nil
+}
+
+// Boot counts the opens of this store, from 1. It was synced before Open returned, so no two
+// processes ever ran on this store with the same count: an old copy of the disk shows by it.
+func (s *Store) Boot() uint64 { return s.boot }
+
+// Meta reads a small fact of this node alone.
+func (s *Store) Meta(key string) ([]byte, bool, error) {
+	return s.Get(append(prefixMeta[:2:2], key...))
+}
+
+// SetMeta writes one, synced.
+func (s *Store) SetMeta(key string, value []byte) error {
+	if err := s.db.Set(append(prefixMeta[:2:2], key...), value, pebble.Sync); err != nil {
+		return fmt.Errorf("write %s: %w", key, err)
+	}
+	return nil
+}
+
+// Shards returns the shards that have a replica here, ascending.
+func (s *Store) Shards() ([]placement.ShardID, error) {
+	it, err := s.Iter([]byte{spaceShard}, []byte{spaceShard + 1})
+	if err != nil {
+		return nil, err
+	}
+	defer it.Close()
+	var shards []placement.ShardID
+	for ok := it.First(); ok; {
+		shard := placement.ShardID(binary.BigEndian.Uint32(it.Key()[1:]))
+		if it.SeekGE(ReplicaKey(shard)) && string(it.Key()) == string(ReplicaKey(shard)) {
+			shards = append(shards, shard)
+		}
+		_, end := ShardSpan(shard)
+		ok = it.SeekGE(end)
+	}
+	return shards, it.Error()
+}
+
+// Metrics is what operators watch of a store.
+type Metrics struct {
+	DiskBytes       uint64
+	WALBytes        uint64
+	FlushBytes      uint64
+	CompactedBytes  uint64
+	Compactions     int64
+	ReadAmp         int
+	MemtableBytes   uint64
+	CacheBytes      int64
+	FreeDiskBytes   uint64
+	SyncLatencyMean time.Duration
+}
+
+// Metrics returns a snapshot of the store's counters.
+func (s *Store) Metrics() Metrics {
+	m := s.db.Metrics()
+	total := m.Total()
+	out := Metrics{
+		DiskBytes:      m.DiskSpaceUsage(),
+		WALBytes:       m.WAL.BytesWritten,
+		FlushBytes:     total.TableBytesFlushed,
+		CompactedBytes: total.TableBytesCompacted,
+		Compactions:    m.Compact.Count,
+		ReadAmp:        m.ReadAmp(),
+		MemtableBytes:  m.MemTable.Size,
+		CacheBytes:     m.BlockCache.Size,
+	}
+	if usage, err := s.fs.GetDiskUsage(s.dir); err == nil {
+		out.FreeDiskBytes = usage.AvailBytes
+	}
+	return out
+}
+
+// lastValue is the merger that the name stands for until something merges: the newest wins.
+type lastValue struct{ value []byte }
+
+// MergeNewer implements pebble.ValueMerger.
+func (m *lastValue) MergeNewer(value []byte) error {
+	m.value = append(m.value[:0], value...)
+	return nil
+}
+
+// MergeOlder implements pebble.ValueMerger.
+func (*lastValue) MergeOlder([]byte) error { return nil }
+
+// Finish implements pebble.ValueMerger.
+func (m *lastValue) Finish(bool) ([]byte, io.Closer, error) { return m.value, nil, nil }
+
+// pebbleLogger implements pebble.Logger.
+type pebbleLogger struct {
+	logger *slog.Logger
+	fatal  func(error)
+}
+
+// Infof implements pebble.Logger.
+func (l pebbleLogger) Infof(format string, args ...any) {
+	l.logger.Debug("pebble", slog.String("text", fmt.Sprintf(format, args...)))
+}
+
+// Errorf implements pebble.Logger.
+func (l pebbleLogger) Errorf(format string, args ...any) {
+	l.logger.Error("pebble", slog.String("text", fmt.Sprintf(format, args...)))
+}
+
+// Fatalf implements pebble.Logger. Pebble counts on it not to return.
+func (l pebbleLogger) Fatalf(format string, args ...any) {
+	l.fatal(fmt.Errorf(format, args...))
+}
