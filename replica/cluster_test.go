@@ -1,0 +1,514 @@
+package replica_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/replica"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// network joins Hosts in one process; links can be cut.
+type network struct {
+	mu    sync.Mutex
+	hosts map[placement.NodeID]*replica.Host
+	cut   map[[2]placement.NodeID]bool
+}
+
+func newNetwork() *network {
+	return &network{hosts: make(map[placement.NodeID]*replica.Host), cut: make(map[[2]placement.NodeID]bool)}
+}
+
+func (n *network) host(from, to placement.NodeID) *replica.Host {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.cut[[2]placement.NodeID{from, to}] {
+		return nil
+	}
+	return n.hosts[to]
+}
+
+func (n *network) set(id placement.NodeID, h *replica.Host) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if h == nil {
+		delete(n.hosts, id)
+	} else {
+		n.hosts[id] = h
+	}
+}
+
+// isolate cuts or heals every link of a node, both ways.
+func (n *network) isolate(id placement.NodeID, cut bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for other := range placement.NodeID(10) {
+		n.cut[[2]placement.NodeID{id, other}] = cut
+		n.cut[[2]placement.NodeID{other, id}] = cut
+	}
+}
+
+type link struct {
+	net  *network
+	from placement.NodeID
+}
+
+func (l link) Send(to placement.NodeID, frame []byte) bool {
+	h := l.net.host(l.from, to)
+	if h == nil {
+		return false
+	}
+	h.Receive(l.from, frame)
+	return true
+}
+
+func (l link) SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, next func() ([]byte, error)) error {
+	h := l.net.host(l.from, to)
+	if h == nil {
+		return errors.New("unreachable")
+	}
+	return h.ReceiveSnapshot(ctx, l.from, header, next)
+}
+
+// owner remembers what a Host says it owns.
+type owner struct {
+	mu    sync.Mutex
+	terms map[placement.ShardID]uint64
+}
+
+func (o *owner) Acquired(shard placement.ShardID, term uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.terms[shard] = term
+}
+
+func (o *owner) Lost(shard placement.ShardID, _ uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.terms, shard)
+}
+
+func (o *owner) Pause(_ placement.ShardID, _ uint64, drained func()) { drained() }
+func (o *owner) Resume(placement.ShardID, uint64)                    {}
+
+func (o *owner) term(shard placement.ShardID) uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.terms[shard]
+}
+
+func (o *owner) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.terms)
+}
+
+type testNode struct {
+	id    placement.NodeID
+	fs    *vfs.MemFS
+	store *storage.Store
+	host  *replica.Host
+	owner *owner
+}
+
+type testCluster struct {
+	t      testing.TB
+	net    *network
+	shards int
+	nodes  map[placement.NodeID]*testNode
+}
+
+const testTick = 10 * time.Millisecond
+
+func newCluster(t testing.TB, shards, nodes int) *testCluster {
+	c := &testCluster{t: t, net: newNetwork(), shards: shards, nodes: make(map[placement.NodeID]*testNode)}
+	t.Cleanup(c.close)
+	for id := range nodes {
+		c.add(placement.NodeID(id + 1))
+	}
+	c.settle()
+	return c
+}
+
+func (c *testCluster) add(id placement.NodeID) *testNode {
+	c.t.Helper()
+	n := &testNode{id: id, fs: vfs.NewCrashableMem()}
+	c.nodes[id] = n
+	c.start(n, id == 1)
+	return n
+}
+
+func (c *testCluster) start(n *testNode, bootstrap bool) {
+	c.t.Helper()
+	var err error
+	if n.store, err = storage.Open("data", storage.Options{FS: n.fs}); err != nil {
+		c.t.Fatal(err)
+	}
+	if bootstrap {
+		if err := replica.Bootstrap(n.store, n.id, c.shards); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	n.owner = &owner{terms: make(map[placement.ShardID]uint64)}
+	level := slog.LevelWarn
+	if os.Getenv("HOLDFAST_TEST_DEBUG") != "" {
+		level = slog.LevelDebug
+	}
+	n.host, err = replica.New(replica.Config{
+		Node: n.id, Shards: c.shards, Store: n.store, Transport: link{c.net, n.id}, Owner: n.owner,
+		Tick: testTick, LeaderStable: 3 * testTick,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With(slog.Int("node", int(n.id))),
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.net.set(n.id, n.host)
+	n.host.Start()
+	c.steer()
+}
+
+// steer tells every node what the ring wishes: all the nodes there are.
+func (c *testCluster) steer() {
+	ids := slices.Sorted(maps.Keys(c.nodes))
+	live := make(map[placement.NodeID]bool)
+	for _, n := range c.nodes {
+		live[n.id] = n.host != nil
+	}
+	ring := placement.NewRing(ids, c.shards, 3)
+	for _, n := range c.nodes {
+		if n.host != nil {
+			n.host.SetMembership(replica.Membership{Ring: ring, Live: live})
+		}
+	}
+}
+
+// stop ends a node; crash loses what it had not synced.
+func (c *testCluster) stop(n *testNode, crash bool) {
+	c.t.Helper()
+	c.net.set(n.id, nil)
+	fs := n.fs
+	if crash {
+		fs = n.fs.CrashClone(vfs.CrashCloneCfg{})
+	}
+	if err := n.host.Close(); err != nil {
+		c.t.Error(err)
+	}
+	if err := n.store.Close(); err != nil {
+		c.t.Error(err)
+	}
+	n.host, n.store, n.fs = nil, nil, fs
+}
+
+func (c *testCluster) close() {
+	for _, n := range c.nodes {
+		if n.host != nil {
+			c.stop(n, false)
+		}
+	}
+}
+
+func waitFor(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-deadline:
+			t.Fatalf("waited too long for %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// settle waits until the ring's wish is fulfilled.
+func (c *testCluster) settle() {
+	c.t.Helper()
+	ids := slices.Sorted(maps.Keys(c.nodes))
+	ring := placement.NewRing(ids, c.shards, 3)
+	want := min(len(ids), 3)
+	var last string
+	defer func() {
+		if c.t.Failed() {
+			c.t.Log(last)
+		}
+	}()
+	waitFor(c.t, "the ring's wish", func() bool {
+		for shard := range placement.ShardID(c.shards) {
+			first, _ := ring.Owner(shard)
+			n := c.nodes[first]
+			if n.host == nil || n.owner.term(shard) == 0 {
+				last = fmt.Sprintf("shard %d is not owned by %d", shard, first)
+				return false
+			}
+		}
+		for _, n := range c.nodes {
+			if n.host == nil {
+				continue
+			}
+			for _, s := range n.host.Status() {
+				if len(s.Voters)+len(s.Learners) != want || (want == 3 && len(s.Voters) != 3) || (want == 2 && len(s.Voters) != 1) {
+					last = fmt.Sprintf("node %d: %+v", n.id, s)
+					return false
+				}
+			}
+		}
+		return true
+	})
+}
+
+// result collects what a Settler and Confirmer is told.
+type result struct {
+	committed, readable chan uint64
+	refused             chan bool
+	confirmed           chan error
+}
+
+func newResult() *result {
+	return &result{make(chan uint64, 1000), make(chan uint64, 1000), make(chan bool, 1000), make(chan error, 1000)}
+}
+
+func (r *result) Committed(seq uint64)           { r.committed <- seq }
+func (r *result) Readable(seq uint64)            { r.readable <- seq }
+func (r *result) Refused(_ uint64, unknown bool) { r.refused <- unknown }
+func (r *result) Confirmed(_ uint64, err error)  { r.confirmed <- err }
+
+func segment(object byte, term, inc, seq uint64, value string) *storage.Segment {
+	return &storage.Segment{
+		Object: storage.ObjectRef{Class: "C", ID: placement.ObjectID{object}}, Term: term, Incarnation: inc, Sequence: seq, CommitSequence: seq,
+		Ops: []storage.Op{
+			{Op: storage.OpSet, Kind: storage.KindRecord, Value: []byte{0xa0}},
+			{Op: storage.OpSet, Kind: storage.KindKV, Key: []byte("k"), Value: []byte(value)},
+		},
+	}
+}
+
+// write proposes until it is acknowledged, through whoever owns the shard.
+func (c *testCluster) write(shard placement.ShardID, object byte, inc uint64, value string) {
+	c.t.Helper()
+	waitFor(c.t, "an acknowledged write", func() bool {
+		for _, n := range c.nodes {
+			if n.host == nil {
+				continue
+			}
+			term := n.owner.term(shard)
+			if term == 0 {
+				continue
+			}
+			r := newResult()
+			n.host.Propose(shard, segment(object, term, inc, 1, value), r)
+			select {
+			case <-r.readable:
+				return true
+			case <-r.refused:
+				inc++
+				return false
+			case <-time.After(5 * time.Second):
+				return false
+			}
+		}
+		return false
+	})
+}
+
+func (n *testNode) read(shard placement.ShardID, object byte) string {
+	v, _, _ := n.store.Object(shard, storage.ObjectRef{Class: "C", ID: placement.ObjectID{object}}).Get(storage.KindKV, []byte("k"))
+	return string(v)
+}
+
+func TestOneNodeWritesConfirmsAndRestarts(t *testing.T) {
+	c := newCluster(t, 4, 1)
+	n := c.nodes[1]
+	term := n.owner.term(2)
+	r := newResult()
+	for seq := uint64(1); seq <= 10; seq++ {
+		n.host.Propose(2, segment(7, term, 1, seq, fmt.Sprint(seq)), r)
+	}
+	for seq := uint64(1); seq <= 10; seq++ {
+		if got := <-r.committed; got != seq {
+			t.Fatalf("committed %d, want %d", got, seq)
+		}
+	}
+	waitFor(t, "the last write to be readable", func() bool { return <-r.readable == 10 })
+	if !n.host.ConfirmNow(2, term) {
+		t.Error("the only voter could not confirm at once")
+	}
+	n.host.Confirm(2, term, r, 1)
+	if err := <-r.confirmed; err != nil {
+		t.Error(err)
+	}
+	n.host.Confirm(2, term+1, r, 1)
+	if err := <-r.confirmed; !errors.Is(err, replica.ErrNotLeader) {
+		t.Errorf("confirmed another term: %v", err)
+	}
+	// A segment of another term is refused, and so is everything behind a refused one.
+	n.host.Propose(2, segment(7, term-1, 1, 11, "x"), r)
+	if unknown := <-r.refused; unknown {
+		t.Error("a segment that was never proposed is said to be unknown")
+	}
+	c.stop(n, true)
+	c.start(n, false)
+	c.settle()
+	if got := n.read(2, 7); got != "10" {
+		t.Errorf("after the crash: %q", got)
+	}
+}
+
+func TestGrowsFromOneToThree(t *testing.T) {
+	c := newCluster(t, 8, 1)
+	c.write(3, 1, 1, "before")
+	c.add(2)
+	c.settle()
+	c.add(3)
+	c.settle()
+	c.write(3, 2, 1, "after")
+	for _, n := range c.nodes {
+		waitFor(t, "the replica to catch up", func() bool { return n.read(3, 1) == "before" && n.read(3, 2) == "after" })
+	}
+}
+
+func TestAnotherTakesOverFromADeadOwner(t *testing.T) {
+	c := newCluster(t, 8, 3)
+	for shard := range placement.ShardID(8) {
+		c.write(shard, 1, 1, "acked")
+	}
+	dead := c.nodes[2]
+	c.stop(dead, true)
+	c.nodes[1].host.PeerBroken(2)
+	c.nodes[3].host.PeerBroken(2)
+	for shard := range placement.ShardID(8) {
+		c.write(shard, 2, 1, "after")
+	}
+	for _, id := range []placement.NodeID{1, 3} {
+		for shard := range placement.ShardID(8) {
+			waitFor(t, "the acknowledged write", func() bool { return c.nodes[id].read(shard, 1) == "acked" })
+		}
+	}
+	c.start(dead, false)
+	c.settle()
+	for shard := range placement.ShardID(8) {
+		waitFor(t, "the returned node to catch up", func() bool { return dead.read(shard, 2) == "after" })
+	}
+}
+
+// An owner that is cut off confirms no read once another owns the shard.
+func TestNoStaleReadFromACutOffOwner(t *testing.T) {
+	c := newCluster(t, 4, 3)
+	var old *testNode
+	for _, n := range c.nodes {
+		if n.owner.term(0) != 0 {
+			old = n
+		}
+	}
+	term := old.owner.term(0)
+	c.net.isolate(old.id, true)
+	r := newResult()
+	old.host.Confirm(0, term, r, 1)
+	select {
+	case err := <-r.confirmed:
+		if err == nil {
+			t.Error("a cut-off owner confirmed a read")
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("no answer")
+	}
+	c.net.isolate(old.id, false)
+	c.settle()
+}
+
+func TestAReplicaThatIsFarBehindGetsASnapshot(t *testing.T) {
+	c := newCluster(t, 1, 3)
+	behind := c.nodes[3]
+	if behind.owner.term(0) != 0 {
+		behind = c.nodes[2]
+	}
+	c.stop(behind, false)
+	var own *testNode
+	waitFor(t, "an owner", func() bool {
+		for _, n := range c.nodes {
+			if n.host != nil && n.owner.term(0) != 0 {
+				own = n
+			}
+		}
+		return own != nil
+	})
+	r := newResult()
+	term := own.owner.term(0)
+	const writes = 9000
+	for seq := uint64(1); seq <= writes; seq++ {
+		own.host.Propose(0, segment(9, term, 5, seq, fmt.Sprint(seq)), r)
+		<-r.committed
+		for len(r.readable) > 100 {
+			<-r.readable
+		}
+	}
+	c.start(behind, false)
+	waitFor(t, "the snapshot", func() bool { return behind.read(0, 9) == fmt.Sprint(writes) })
+	if behind.host.Stats().SnapshotsReceived == 0 {
+		t.Error("it caught up without a snapshot")
+	}
+	c.settle()
+}
+
+func TestMovesToNewNodesAndBack(t *testing.T) {
+	c := newCluster(t, 16, 3)
+	for shard := range placement.ShardID(16) {
+		c.write(shard, 1, 1, "v")
+	}
+	c.add(4)
+	c.add(5)
+	c.settle()
+	for shard := range placement.ShardID(16) {
+		c.write(shard, 2, 1, "w")
+	}
+	// Remove 4 and 5 for good.
+	removed := map[placement.NodeID]bool{4: true, 5: true}
+	live := map[placement.NodeID]bool{1: true, 2: true, 3: true, 4: true, 5: true}
+	ring := placement.NewRing([]placement.NodeID{1, 2, 3}, 16, 3)
+	for _, n := range c.nodes {
+		n.host.SetMembership(replica.Membership{Ring: ring, Live: live, Removed: removed})
+	}
+	waitFor(t, "the removed nodes to be empty", func() bool {
+		return len(c.nodes[4].host.Status()) == 0 && len(c.nodes[5].host.Status()) == 0
+	})
+	c.stop(c.nodes[4], false)
+	c.stop(c.nodes[5], false)
+	delete(c.nodes, 4)
+	delete(c.nodes, 5)
+	c.steer()
+	c.settle()
+	for shard := range placement.ShardID(16) {
+		for _, n := range c.nodes {
+			waitFor(t, "both writes", func() bool { return n.read(shard, 1) == "v" && n.read(shard, 2) == "w" })
+		}
+	}
+}
+
+func TestHandOverLeavesNothingOwned(t *testing.T) {
+	c := newCluster(t, 8, 3)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := c.nodes[1].host.HandOver(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := c.nodes[1].owner.count(); n != 0 {
+		t.Errorf("still owns %d shards", n)
+	}
+}
+
+var _ = io.EOF

@@ -1,0 +1,573 @@
+package replica
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// ErrNotLeader says that a read could not be confirmed: this node does not own the shard, or no
+// longer in the term that was asked for.
+var ErrNotLeader = errors.New("this node does not own the shard in that term")
+
+// Settler is told what became of the segments that one object proposed. It is called from the
+// host's loop, one call at a time: it must be quick, and may call the Host's Propose and Confirm,
+// which only queue.
+//
+// Each segment gets Committed and later Readable, or Refused, once. Committed and Readable of
+// several segments of one incarnation come in the order of their sequence.
+type Settler interface {
+	// Committed says that a majority has fsynced the segment and every replica will apply it: what
+	// waits for it may get out.
+	Committed(seq uint64)
+	// Readable says that the store shows this segment and all before it.
+	Readable(seq uint64)
+	// Refused says that the segment and every later one of its incarnation will not be applied
+	// from here: certainly never when unknown is false; when it is true, leadership was lost with
+	// the segment in the log, and another owner may find it committed.
+	Refused(seq uint64, unknown bool)
+}
+
+// Confirmer is told whether a read is confirmed. Called as a Settler is.
+type Confirmer interface {
+	Confirmed(token uint64, err error)
+}
+
+type proposal struct {
+	seg     *storage.Segment
+	settler Settler
+	// done is for an empty proposal, which has no segment.
+	done func(error)
+}
+
+type confirmation struct {
+	term  uint64
+	who   Confirmer
+	token uint64
+}
+
+// readRound is one ReadIndex and the reads that wait for it.
+type readRound struct {
+	seq   uint64
+	reads []confirmation
+}
+
+// Entry payloads: the first byte says what the rest is. A replica that meets a kind it does not
+// know stops; it never skips.
+const (
+	payloadSegments = 1 // segments, one after another
+	payloadEmpty    = 2 // nothing; costs what a write costs
+)
+
+// payloadBytesMax is when a batch of proposals begins its next entry.
+const payloadBytesMax = 1 << 20
+
+// incarnation names one life of one object on this owner in the current term.
+type incarnation struct {
+	object storage.ObjectRef
+	number uint64
+}
+
+// Group is one replica of one shard: Raft's state machine and what Holdfast adds to it (proposals
+// with their fates, confirmed reads, the descriptor, ownership). It does no I/O and knows no
+// clock; the Host drives it from one goroutine: calls in, then ready, then the batch is written,
+// then advance.
+type Group struct {
+	shard placement.ShardID
+	id    uint64 // replica id
+	self  placement.NodeID
+	owner Owner
+	sole  *atomic.Uint64 // see Host.ConfirmNow
+
+	rn      *raft.RawNode
+	log     groupLog
+	desc    descriptor
+	applied indexTerm
+	// nodes of replicas that wrote to us, for those that the descriptor does not (yet) name.
+	heard map[uint64]placement.NodeID
+
+	term   uint64
+	lead   uint64 // replica id of the leader; 0 none
+	leader bool
+	// ownTerm is the term in which this replica leads and has applied that term's first entry; 0
+	// while it does not. Only then do objects run here.
+	ownTerm uint64
+
+	queued   []proposal
+	inFlight [][]proposal // by entry, in log order, of ownTerm
+	refused  map[incarnation]struct{}
+	waiting  []confirmation
+	rounds   []readRound
+	readSeq  uint64
+
+	quiet    int // ticks since a leader was heard or an answer came
+	transfer *transfer
+	stable   int    // ticks for which the plan has wished the same transfer
+	moving   string // what is under way, in words
+	gone     bool   // removed: to be destroyed
+	failed   error  // stopped: this replica can't go on
+	ready    raft.Ready
+	settled  []settled // to be told Readable when the batch is written
+	decoded  [][]storage.Segment
+	install  *install
+}
+
+type settled struct {
+	settler Settler
+	seq     uint64
+}
+
+// raftConfig is the library's configuration; replica ids are its node ids.
+func raftConfig(cfg Config, id, applied uint64, log raft.Storage, logger raft.Logger) *raft.Config {
+	return &raft.Config{
+		ID:                        id,
+		ElectionTick:              cfg.ElectionTicks,
+		HeartbeatTick:             cfg.HeartbeatTicks,
+		Storage:                   log,
+		Applied:                   applied,
+		MaxSizePerMsg:             512 << 10,
+		MaxCommittedSizePerReady:  4 << 20,
+		MaxUncommittedEntriesSize: 64 << 20,
+		MaxInflightMsgs:           256,
+		CheckQuorum:               true,
+		PreVote:                   true,
+		ReadOnlyOption:            raft.ReadOnlySafe,
+		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
+		Logger:                    logger,
+	}
+}
+
+// step takes a message from another replica.
+func (g *Group) step(from placement.NodeID, m *raftpb.Message) {
+	if g.heard[m.GetFrom()] != from {
+		g.heard[m.GetFrom()] = from
+	}
+	switch m.GetType() {
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
+		g.quiet = 0
+	default:
+	}
+	// Raft ignores what it must; errors are about messages it was not meant to get.
+	_ = g.rn.Step(m)
+}
+
+// address returns the node of a replica.
+func (g *Group) address(id uint64) (placement.NodeID, bool) {
+	if node, ok := g.desc.node(id); ok {
+		return node, true
+	}
+	node, ok := g.heard[id]
+	return node, ok
+}
+
+// flush hands the queued proposals to Raft, in as few entries as may be, and the queued reads as
+// one ReadIndex.
+func (g *Group) flush() {
+	if len(g.queued) > 0 {
+		g.flushProposals()
+	}
+	if len(g.waiting) > 0 {
+		g.flushReads()
+	}
+}
+
+func (g *Group) flushProposals() {
+	queued := g.queued
+	g.queued = nil
+	var (
+		payload []byte
+		batch   []proposal
+	)
+	send := func() {
+		if len(batch) == 0 {
+			return
+		}
+		if err := g.rn.Propose(payload); err != nil {
+			// Dropped before it reached the log: certainly never applied.
+			for _, p := range batch {
+				g.refuse(p, false)
+			}
+		} else {
+			g.inFlight = append(g.inFlight, batch)
+		}
+		payload, batch = nil, nil
+	}
+	for _, p := range queued {
+		if p.seg == nil {
+			send()
+			if g.ownTerm == 0 {
+				p.done(ErrNotLeader)
+				continue
+			}
+			payload, batch = []byte{payloadEmpty}, []proposal{p}
+			send()
+			continue
+		}
+		if !g.admits(p) {
+			g.refuse(p, false)
+			continue
+		}
+		if size := p.seg.Size(); len(payload) > 0 && len(payload)+size > payloadBytesMax {
+			send()
+		} else if payload == nil {
+			payload = make([]byte, 0, min(payloadBytesMax, 256+size*len(queued)))
+		}
+		if len(payload) == 0 {
+			payload = append(payload, payloadSegments)
+		}
+		payload = p.seg.AppendTo(payload)
+		batch = append(batch, p)
+	}
+	send()
+}
+
+// admits says whether a segment may be proposed: only in the term in which its object was loaded
+// (P1), and only when none before it of its incarnation was refused (P3).
+func (g *Group) admits(p proposal) bool {
+	if g.ownTerm == 0 || p.seg.Term != g.ownTerm {
+		return false
+	}
+	_, refused := g.refused[incarnation{p.seg.Object, p.seg.Incarnation}]
+	return !refused
+}
+
+// refuse answers a proposal that was not, or may not be, applied.
+func (g *Group) refuse(p proposal, unknown bool) {
+	if p.seg == nil {
+		p.done(ErrNotLeader)
+		return
+	}
+	if g.ownTerm != 0 && p.seg.Term == g.ownTerm {
+		g.refused[incarnation{p.seg.Object, p.seg.Incarnation}] = struct{}{}
+	}
+	p.settler.Refused(p.seg.Sequence, unknown)
+}
+
+func (g *Group) flushReads() {
+	waiting := g.waiting
+	g.waiting = nil
+	reads := make([]confirmation, 0, len(waiting))
+	for _, c := range waiting {
+		if g.ownTerm == 0 || c.term != g.ownTerm {
+			c.who.Confirmed(c.token, ErrNotLeader)
+			continue
+		}
+		reads = append(reads, c)
+	}
+	if len(reads) == 0 {
+		return
+	}
+	g.readSeq++
+	g.rounds = append(g.rounds, readRound{seq: g.readSeq, reads: reads})
+	g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, g.readSeq))
+}
+
+// begin takes the next Ready and answers what it answers at once: lost ownership first, before
+// anything else gets out (P1), then confirmed reads.
+func (g *Group) begin() {
+	g.ready = g.rn.Ready()
+	rd := &g.ready
+	if !raft.IsEmptyHardState(rd.HardState) && rd.GetTerm() != g.term {
+		g.term = rd.GetTerm()
+		if g.ownTerm != 0 && g.term != g.ownTerm {
+			g.lose()
+		}
+	}
+	if rd.SoftState != nil {
+		g.lead = rd.SoftState.Lead
+		g.leader = rd.RaftState == raft.StateLeader
+		if !g.leader {
+			g.lose()
+		}
+	}
+	for _, rs := range rd.ReadStates {
+		g.confirm(binary.BigEndian.Uint64(rs.RequestCtx))
+	}
+}
+
+// confirm answers every round up to seq: a later confirmation covers earlier requests.
+func (g *Group) confirm(seq uint64) {
+	n := 0
+	for n < len(g.rounds) && g.rounds[n].seq <= seq {
+		for _, c := range g.rounds[n].reads {
+			c.who.Confirmed(c.token, nil)
+		}
+		n++
+	}
+	g.rounds = append(g.rounds[:0:0], g.rounds[n:]...)
+}
+
+// lose ends ownership, if there was any: first the objects learn of it, so that nothing more gets
+// out, then every waiter gets its answer.
+func (g *Group) lose() {
+	term := g.ownTerm
+	g.ownTerm = 0
+	if g.sole != nil {
+		g.sole.Store(0)
+	}
+	g.transfer = nil
+	g.moving = ""
+	g.stable = 0
+	if term != 0 && g.owner != nil {
+		g.owner.Lost(g.shard, term)
+	}
+	for _, batch := range g.inFlight {
+		for _, p := range batch {
+			g.refuse(p, true)
+		}
+	}
+	g.inFlight = nil
+	for _, p := range g.queued {
+		g.refuse(p, false)
+	}
+	g.queued = nil
+	for _, round := range g.rounds {
+		for _, c := range round.reads {
+			c.who.Confirmed(c.token, ErrNotLeader)
+		}
+	}
+	g.rounds = nil
+	clear(g.refused)
+}
+
+// write adds to the batch what the Ready wants written, and opens gates for what it says is
+// committed. An error stops this replica, not the node.
+func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
+	rd := &g.ready
+	if len(rd.Entries) > 0 {
+		g.writeEntries(b, rd.Entries)
+	}
+	for i, e := range rd.CommittedEntries {
+		if err := g.apply(b, fences, e, g.decoded[i]); err != nil {
+			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
+		}
+	}
+	if !raft.IsEmptyHardState(rd.HardState) {
+		g.writeHardState(b, rd.HardState)
+	}
+	if n := len(rd.CommittedEntries); n > 0 {
+		last := rd.CommittedEntries[n-1]
+		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
+		b.Set(storage.AppliedKey(g.shard), appendUints(nil, g.applied.Index, g.applied.Term))
+		g.acquire()
+	}
+	return nil
+}
+
+func (g *Group) writeHardState(b *storage.Batch, hs *raftpb.HardState) {
+	g.log.hard.Term, g.log.hard.Vote, g.log.hard.Commit = new(hs.GetTerm()), new(hs.GetVote()), new(hs.GetCommit())
+	b.Set(storage.HardStateKey(g.shard), appendUints(nil, hs.GetTerm(), hs.GetVote(), hs.GetCommit()))
+}
+
+func (g *Group) writeEntries(b *storage.Batch, entries []*raftpb.Entry) {
+	oldLast := g.log.last.Index
+	var buf []byte
+	for _, e := range entries {
+		buf = appendLogEntry(buf[:0], e)
+		b.Set(storage.LogKey(g.shard, e.GetIndex()), buf)
+	}
+	if last := entries[len(entries)-1].GetIndex(); last < oldLast {
+		b.DeleteRange(storage.LogSpan(g.shard, last+1, oldLast+1))
+	}
+	g.log.append(entries)
+}
+
+// acquire begins ownership once the first entry of the own term is applied: everything that
+// earlier owners had acknowledged is then in the state.
+func (g *Group) acquire() {
+	if g.ownTerm != 0 || !g.leader || g.applied.Term != g.term {
+		return
+	}
+	g.ownTerm = g.term
+	g.markSole()
+	g.owner.Acquired(g.shard, g.ownTerm)
+}
+
+// markSole says whether this node owns the shard as its only voter.
+func (g *Group) markSole() {
+	if g.ownTerm != 0 && g.desc.soleVoter(g.id) {
+		g.sole.Store(g.ownTerm)
+	}
+}
+
+// apply applies one committed entry, whose foreign segments are decoded.
+func (g *Group) apply(b *storage.Batch, fences *storage.FenceCache, e *raftpb.Entry, segs []storage.Segment) error {
+	switch {
+	case e.GetType() == raftpb.EntryConfChangeV2:
+		return g.applyConfChange(b, e)
+	case len(e.GetData()) == 0:
+		return nil
+	case g.ownTerm != 0 && e.GetTerm() == g.ownTerm:
+		return g.applyOwn(b, fences, e)
+	}
+	for i := range segs {
+		if _, _, err := storage.ApplySegment(b, fences, g.shard, e.GetTerm(), &segs[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// applyOwn applies an entry that this owner proposed: its segments are still at hand. Within the
+// own term the log has what was proposed, in that order.
+func (g *Group) applyOwn(b *storage.Batch, fences *storage.FenceCache, e *raftpb.Entry) error {
+	batch := g.inFlight[0]
+	g.inFlight[0] = nil
+	g.inFlight = g.inFlight[1:]
+	for _, p := range batch {
+		if p.seg == nil {
+			p.done(nil)
+			continue
+		}
+		applied, _, err := storage.ApplySegment(b, fences, g.shard, e.GetTerm(), p.seg)
+		if err != nil {
+			return err
+		}
+		if !applied {
+			g.refuse(p, false)
+			continue
+		}
+		p.settler.Committed(p.seg.Sequence)
+		g.settled = append(g.settled, settled{p.settler, p.seg.Sequence})
+	}
+	return nil
+}
+
+// decode reads the committed entries of the Ready, so that one that this release does not know is
+// found before anything of the Ready is in the batch. Entries that this owner proposed are at hand
+// already.
+func (g *Group) decode() error {
+	g.decoded = g.decoded[:0]
+	for _, e := range g.ready.CommittedEntries {
+		segs, err := g.decodeEntry(e)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+		}
+		g.decoded = append(g.decoded, segs)
+	}
+	return nil
+}
+
+func (g *Group) decodeEntry(e *raftpb.Entry) ([]storage.Segment, error) {
+	data := e.GetData()
+	switch {
+	case e.GetType() == raftpb.EntryConfChangeV2:
+		_, err := decodeConfChange(data)
+		return nil, err
+	case e.GetType() != raftpb.EntryNormal:
+		return nil, fmt.Errorf("type %d: %w", e.GetType(), storage.ErrUnknownOp)
+	case len(data) == 0 || g.ownTerm != 0 && e.GetTerm() == g.ownTerm:
+		return nil, nil
+	}
+	switch data[0] {
+	case payloadEmpty:
+		return nil, nil
+	case payloadSegments:
+	default:
+		return nil, fmt.Errorf("kind %d: %w: upgrade this node", data[0], storage.ErrUnknownOp)
+	}
+	var segs []storage.Segment
+	for rest := data[1:]; len(rest) > 0; {
+		seg, next, err := storage.DecodeSegment(rest)
+		if err != nil {
+			return nil, err
+		}
+		segs = append(segs, seg)
+		rest = next
+	}
+	return segs, nil
+}
+
+// applyConfChange applies a membership change. The new descriptor is in the same batch as the
+// applied index, so a restart applies no change twice.
+func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
+	cc, err := decodeConfChange(e.GetData())
+	if err != nil {
+		return err
+	}
+	d := decoder{b: cc.GetContext()}
+	var added []replicaAddr
+	if len(d.b) > 0 {
+		added = d.addrs()
+	}
+	if d.err != nil {
+		return fmt.Errorf("membership change: %w", d.err)
+	}
+	g.sole.Store(0) // Before the change takes effect: see Host.ConfirmNow.
+	conf := g.rn.ApplyConfChange(cc)
+	g.desc = g.desc.change(added, conf)
+	g.markSole()
+	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
+	if !g.desc.contains(g.id) {
+		g.gone = true
+	}
+	return nil
+}
+
+// advance follows the write of the batch.
+func (g *Group) advance() {
+	g.rn.Advance(g.ready)
+	g.ready = raft.Ready{}
+}
+
+// lagOf is how far behind a replica may be and still count as caught up, in entries.
+const lagMax = 1024
+
+// caughtUp says whether a follower is near enough to take over.
+func caughtUp(match, commit uint64) bool { return match+lagMax >= commit }
+
+// truncatable returns up to where the log may be truncated, or zero. A replica keeps what it may
+// need to bring followers up to date without a snapshot: a run of entries always, and as leader
+// what active followers lack, up to a bound.
+func (g *Group) truncatable() indexTerm {
+	if g.applied.Index <= g.log.trunc.Index+2*logKeepEntries && g.log.bytes <= 2*logKeepBytes {
+		return indexTerm{}
+	}
+	to := g.applied.Index
+	if to > logKeepEntries && g.log.bytes <= 2*logKeepBytes {
+		to -= logKeepEntries
+	}
+	if g.leader && g.log.bytes <= 4*logKeepBytes {
+		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr trackerProgress) {
+			if id != g.id && pr.RecentActive && pr.Match > 0 {
+				to = min(to, pr.Match)
+			}
+		})
+	}
+	if to <= g.log.trunc.Index {
+		return indexTerm{}
+	}
+	term, err := g.log.Term(to)
+	if err != nil {
+		return indexTerm{}
+	}
+	return indexTerm{to, term}
+}
+
+const (
+	logKeepEntries = 2000
+	logKeepBytes   = 4 << 20
+)
+
+// truncate drops the log's head, in the same batch as everything else.
+func (g *Group) truncate(b *storage.Batch) {
+	to := g.truncatable()
+	if to.Index == 0 {
+		return
+	}
+	b.DeleteRange(storage.LogSpan(g.shard, g.log.trunc.Index+1, to.Index+1))
+	b.Set(storage.TruncatedKey(g.shard), appendUints(nil, to.Index, to.Term))
+	g.log.truncateTo(to)
+}
+
+// noLimit asks for everything.
+const noLimit = math.MaxUint64

@@ -1,0 +1,483 @@
+package replica
+
+import (
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// counters are for status and metrics.
+type counters struct {
+	framesDropped atomic.Uint64
+	batches       atomic.Uint64
+	syncs         atomic.Uint64
+	proposals     atomic.Uint64
+	snapshotsSent atomic.Uint64
+	snapshotsGot  atomic.Uint64
+	elections     atomic.Uint64
+}
+
+// run is the loop: the one goroutine that touches the groups.
+func (h *Host) run() {
+	h.campaignAlone()
+	for {
+		h.round()
+		if len(h.dirty) > 0 {
+			if h.ctx.Err() != nil {
+				return
+			}
+			continue
+		}
+		select {
+		case <-h.ctx.Done():
+			return
+		case <-h.wake:
+		}
+	}
+}
+
+// campaignAlone makes this node the owner at once of every shard of which it is the only voter:
+// there is nobody to wait for.
+func (h *Host) campaignAlone() {
+	for _, g := range h.groups {
+		if g != nil && g.desc.soleVoter(g.id) {
+			h.guard(g, func() { _ = g.rn.Campaign() })
+			h.mark(g)
+		}
+	}
+}
+
+// round takes in everything that has come, lets the groups act on it, and writes what they want
+// in one batch.
+func (h *Host) round() {
+	in := h.swap()
+	for range h.ticks.Swap(0) {
+		h.tickGroups()
+	}
+	for _, f := range in.frames {
+		h.takeFrame(f)
+	}
+	for _, fn := range in.controls {
+		fn()
+	}
+	for _, p := range in.proposals {
+		if g := h.group(p.shard); g != nil {
+			g.queued = append(g.queued, p.p)
+			h.mark(g)
+		} else {
+			(&Group{}).refuse(p.p, false)
+		}
+	}
+	h.counters.proposals.Add(uint64(len(in.proposals)))
+	for _, c := range in.confirms {
+		if g := h.group(c.shard); g != nil {
+			g.waiting = append(g.waiting, c.c)
+			h.mark(g)
+		} else {
+			c.c.who.Confirmed(c.c.token, ErrNotLeader)
+		}
+	}
+	h.recycle(in)
+	if len(h.dirty) > 0 {
+		h.process()
+	}
+}
+
+// group returns the replica of a shard, or nil when there is none that works.
+func (h *Host) group(shard placement.ShardID) *Group {
+	if int(shard) >= len(h.groups) {
+		return nil
+	}
+	g := h.groups[shard]
+	if g == nil || g.failed != nil {
+		return nil
+	}
+	return g
+}
+
+func (h *Host) mark(g *Group) {
+	if !h.isDirty[g] {
+		h.isDirty[g] = true
+		h.dirty = append(h.dirty, g)
+	}
+}
+
+// guard runs fn of a group; a panic of the library ends that replica, not the node.
+func (h *Host) guard(g *Group, fn func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.fail(g, fmt.Errorf("raft: %v", p))
+		}
+	}()
+	fn()
+}
+
+// fail stops a replica that can't go on. It keeps its data, and the others see it as dead.
+func (h *Host) fail(g *Group, err error) {
+	if g.failed != nil {
+		return
+	}
+	g.failed = err
+	g.lose()
+	for _, c := range g.waiting {
+		c.who.Confirmed(c.token, ErrNotLeader)
+	}
+	g.waiting = nil
+	h.leaders[g.shard].Store(nil)
+	h.logger.Error("replica stopped", slog.Int("shard", int(g.shard)), slog.Uint64("replica", g.id), slog.Any("error", err))
+}
+
+// process drives every dirty group through one Ready, with one batch for all.
+func (h *Host) process() {
+	work := h.dirty
+	h.dirty = nil
+	active := work[:0:0]
+	sync := false
+	for _, g := range work {
+		delete(h.isDirty, g)
+		if g.failed != nil || h.groups[g.shard] != g {
+			continue
+		}
+		h.guard(g, g.flush)
+		if g.failed != nil || !g.rn.HasReady() {
+			continue
+		}
+		h.guard(g, g.begin)
+		if g.failed != nil {
+			continue
+		}
+		if err := h.prepare(g); err != nil {
+			h.fail(g, err)
+			continue
+		}
+		sync = sync || g.ready.MustSync
+		active = append(active, g)
+	}
+	// What needs no fsync of our own leaves now, so that followers write while we do.
+	h.sendMessages(active...)
+	h.commit(sync)
+	for _, g := range active {
+		h.finish(g)
+	}
+	h.sendMessages()
+	h.fences.Trim()
+}
+
+// prepare adds what a group wants written to the batch. Whatever can fail because of what an entry
+// says fails before anything of it is in the batch.
+func (h *Host) prepare(g *Group) error {
+	if !raft.IsEmptySnap(g.ready.Snapshot) {
+		if err := h.install(g); err != nil {
+			return err
+		}
+	}
+	if err := g.decode(); err != nil {
+		return err
+	}
+	if err := g.write(h.batch, h.fences); err != nil {
+		// A read of the store failed in the middle of a batch: nothing here can be relied on.
+		panic(fmt.Sprintf("replica: shard %d: %v", g.shard, err))
+	}
+	if len(g.ready.CommittedEntries) > 0 {
+		g.truncate(h.batch)
+	}
+	h.publish(g)
+	return nil
+}
+
+// publish lets others see who leads.
+func (h *Host) publish(g *Group) {
+	var node placement.NodeID
+	switch {
+	case g.leader && g.ownTerm != 0:
+		node = g.self
+	case g.leader || g.lead == 0:
+	default:
+		node, _ = g.address(g.lead)
+	}
+	old := h.leaders[g.shard].Load()
+	if old != nil && old.node == node && old.term == g.term {
+		return
+	}
+	h.leaders[g.shard].Store(&leaderView{node: node, term: g.term})
+	if node == g.self && node != 0 {
+		h.counters.elections.Add(1)
+		if h.cfg.OnLeader != nil {
+			h.cfg.OnLeader(g.shard, g.term)
+		}
+	}
+}
+
+// commit writes the batch. A write that fails leaves nothing to rely on: pebble has already
+// reported it as fatal.
+func (h *Host) commit(sync bool) {
+	if h.batch.Empty() {
+		return
+	}
+	h.writing.Store(sync)
+	err := h.batch.Commit(sync)
+	h.writing.Store(false)
+	if err != nil {
+		panic(fmt.Sprintf("replica: %v", err))
+	}
+	h.counters.batches.Add(1)
+	if sync {
+		h.counters.syncs.Add(1)
+	}
+	h.batch.Reset()
+}
+
+// finish follows the write: it tells what can be read now, queues the acknowledgements that the
+// write allows, and lets Raft go on.
+func (h *Host) finish(g *Group) {
+	for i, s := range g.settled {
+		// Readable covers everything before: one call for the last of a run is enough.
+		if i+1 == len(g.settled) || g.settled[i+1].settler != s.settler {
+			s.settler.Readable(s.seq)
+		}
+		g.settled[i] = settled{}
+	}
+	g.settled = g.settled[:0]
+	for _, m := range g.ready.Messages {
+		if isResponse(m) {
+			h.queue(g, m)
+		}
+	}
+	h.guard(g, g.advance)
+	if g.gone {
+		h.destroy(g, g.desc.NextID)
+		return
+	}
+	if g.failed == nil && g.rn.HasReady() {
+		h.mark(g)
+	}
+}
+
+// isResponse says whether a message promises that something is on this disk.
+func isResponse(m *raftpb.Message) bool {
+	switch m.GetType() {
+	case raftpb.MsgAppResp, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp:
+		return true
+	default:
+		return false
+	}
+}
+
+// sendMessages queues the messages of the groups that may leave before the write, and sends every
+// frame that there is.
+func (h *Host) sendMessages(groups ...*Group) {
+	for _, g := range groups {
+		for _, m := range g.ready.Messages {
+			switch {
+			case isResponse(m):
+			case m.GetType() == raftpb.MsgSnap:
+				h.sendSnapshot(g, m)
+			default:
+				h.queue(g, m)
+			}
+		}
+	}
+	for node, f := range h.out {
+		if len(f.data) > 0 {
+			h.send(node, f)
+		}
+	}
+}
+
+func (h *Host) send(node placement.NodeID, f *outFrame) {
+	data := f.data
+	f.data = nil
+	if !h.cfg.Transport.Send(node, data) {
+		h.counters.framesDropped.Add(1)
+	}
+}
+
+// queue puts a Raft message into the frame for its node.
+func (h *Host) queue(g *Group, m *raftpb.Message) {
+	node, ok := g.address(m.GetTo())
+	if !ok || node == g.self {
+		return
+	}
+	h.queuePacket(node, &packet{kind: kindRaft, shard: g.shard, to: m.GetTo(), from: g.id, msg: m}, messageSize(m))
+}
+
+func (h *Host) queuePacket(node placement.NodeID, p *packet, size int) {
+	f := h.out[node]
+	if f == nil {
+		f = &outFrame{}
+		h.out[node] = f
+	}
+	if len(f.data) > 0 && len(f.data)+size > frameBytesMax {
+		h.send(node, f)
+	}
+	if f.data == nil {
+		f.data = make([]byte, 0, max(size, 512))
+	}
+	f.data = p.append(f.data)
+}
+
+// takeFrame steps every message of a frame.
+func (h *Host) takeFrame(f inFrame) {
+	for rest := f.data; len(rest) > 0; {
+		p, next, err := decodePacket(rest)
+		if err != nil {
+			h.logger.Warn("dropped a raft frame", slog.String("from", f.from.String()), slog.Any("error", err))
+			return
+		}
+		rest = next
+		if int(p.shard) < len(h.groups) {
+			h.takePacket(f.from, &p)
+		}
+	}
+}
+
+func (h *Host) takePacket(from placement.NodeID, p *packet) {
+	switch p.kind {
+	case kindAsk:
+		h.answerAsk(from, p)
+		return
+	case kindTooOld:
+		h.takeTooOld(p)
+		return
+	}
+	g := h.replicaFor(from, p)
+	if g == nil {
+		return
+	}
+	if g.leader && !g.desc.contains(p.from) && p.from < g.desc.NextID {
+		// A removed replica that does not know it yet.
+		h.queuePacket(from, &packet{kind: kindTooOld, shard: g.shard, to: p.from, from: g.id, generation: g.desc.Generation, nextID: g.desc.NextID}, 64)
+		return
+	}
+	h.guard(g, func() { g.step(from, p.msg) })
+	h.mark(g)
+}
+
+// replicaFor returns the replica that a message is for, creating it when a leader has added one
+// here. nil drops the message.
+func (h *Host) replicaFor(from placement.NodeID, p *packet) *Group {
+	g := h.groups[p.shard]
+	switch {
+	case g == nil:
+		return h.createReplica(from, p)
+	case g.failed != nil || p.to < g.id:
+		return nil
+	case p.to > g.id:
+		// A later replica of this shard was added here, so ours was removed: ask, and go then.
+		h.queuePacket(from, &packet{kind: kindAsk, shard: p.shard, to: p.from, from: g.id, generation: g.desc.Generation}, 64)
+		return nil
+	}
+	return g
+}
+
+// createReplica makes an empty replica for a leader that has added one here. Its id is on disk
+// before it answers anything. It votes for nobody and campaigns for nothing until a snapshot has
+// told it the configuration.
+func (h *Host) createReplica(from placement.NodeID, p *packet) *Group {
+	switch p.msg.GetType() {
+	case raftpb.MsgApp, raftpb.MsgHeartbeat, raftpb.MsgSnap:
+	default:
+		return nil
+	}
+	raw, ok, err := h.store.Get(storage.TombstoneKey(p.shard))
+	if err != nil {
+		h.logger.Error("read tombstone", slog.Int("shard", int(p.shard)), slog.Any("error", err))
+		return nil
+	}
+	if ok {
+		var nextID uint64
+		if err := readUints("tombstone", raw, &nextID); err != nil || p.to < nextID {
+			return nil
+		}
+	}
+	b := h.store.NewBatch()
+	defer func() { _ = b.Close() }()
+	b.Set(storage.ReplicaKey(p.shard), appendUints(nil, p.to))
+	if err := b.Commit(true); err != nil {
+		panic(fmt.Sprintf("replica: %v", err))
+	}
+	g, err := h.load(p.shard)
+	if err != nil {
+		h.logger.Error("create replica", slog.Int("shard", int(p.shard)), slog.Any("error", err))
+		return nil
+	}
+	h.groups[p.shard] = g
+	h.logger.Debug("replica created", slog.Int("shard", int(p.shard)), slog.Uint64("replica", g.id), slog.String("leader", from.String()))
+	return g
+}
+
+// answerAsk tells a replica that it was removed, when this one knows: a later descriptor without
+// it is proof, for ids are never used again.
+func (h *Host) answerAsk(from placement.NodeID, p *packet) {
+	g := h.group(p.shard)
+	if g == nil || g.desc.Generation <= p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
+		return
+	}
+	h.queuePacket(from, &packet{kind: kindTooOld, shard: p.shard, to: p.from, from: g.id, generation: g.desc.Generation, nextID: g.desc.NextID}, 64)
+}
+
+func (h *Host) takeTooOld(p *packet) {
+	g := h.groups[p.shard]
+	if g == nil || g.id != p.to || p.generation <= g.desc.Generation || p.nextID <= g.id {
+		return
+	}
+	h.destroy(g, p.nextID)
+}
+
+// destroy deletes a replica that was removed and leaves a tombstone, so that it never comes back
+// under an id that has voted.
+func (h *Host) destroy(g *Group, nextID uint64) {
+	if g.failed == nil {
+		g.lose()
+	}
+	h.groups[g.shard] = nil
+	h.leaders[g.shard].Store(nil)
+	h.sole[g.shard].Store(0)
+	h.fences.Forget(g.shard)
+	if err := h.store.DestroyShard(g.shard, appendUints(nil, nextID)); err != nil {
+		panic(fmt.Sprintf("replica: %v", err))
+	}
+	h.logger.Info("replica collected", slog.Int("shard", int(g.shard)), slog.Uint64("replica", g.id))
+}
+
+// tickGroups moves time on by one tick.
+func (h *Host) tickGroups() {
+	for _, g := range h.groups {
+		if g == nil || g.failed != nil {
+			continue
+		}
+		if g.applied.Index == 0 {
+			continue // It knows no configuration yet, and so no time.
+		}
+		h.guard(g, g.rn.Tick)
+		if g.failed != nil {
+			continue
+		}
+		g.quiet++
+		if g.leader {
+			g.quiet = 0
+			h.reconcile(g)
+		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+			h.ask(g)
+		}
+		if g.rn.HasReady() {
+			h.mark(g)
+		}
+	}
+	h.sendMessages()
+}
+
+// ask asks every other node that the descriptor names whether this replica was removed.
+func (h *Host) ask(g *Group) {
+	for _, r := range g.desc.Replicas {
+		if r.Node != g.self {
+			h.queuePacket(r.Node, &packet{kind: kindAsk, shard: g.shard, to: r.ID, from: g.id, generation: g.desc.Generation}, 64)
+		}
+	}
+}

@@ -1,0 +1,272 @@
+package replica
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// This file decides how a shard's leader steers its group towards what the ring wishes. It is pure:
+// a View in, one Action out. The rules:
+//
+//   - Voters only grow by themselves: one on one node, one and a learner on two, three from three
+//     nodes on. They shrink only when a node is removed for good, never because nodes are dead: a
+//     dead replica is replaced on another node, or stays listed.
+//   - A replica is added as a learner and promoted when it has caught up; promotions and removals
+//     are one joint change.
+//   - A leader that is to go hands leadership over first.
+//   - No change may leave fewer live voters than a quorum.
+//   - Leadership moves to the ring's first choice, once that has been the same for a while.
+
+// replicaView is one replica as the leader sees it.
+type replicaView struct {
+	ID       uint64
+	Node     placement.NodeID
+	Voter    bool
+	Live     bool
+	CaughtUp bool
+}
+
+// planView is what the plan decides on.
+type planView struct {
+	Self     placement.NodeID
+	Replicas []replicaView
+	// Joint says that a membership change is under way.
+	Joint bool
+	// Wish is the ring's chain for the shard, first choice first.
+	Wish []placement.NodeID
+	// Target is how many replicas the cluster wants.
+	Target  int
+	Live    map[placement.NodeID]bool
+	Removed map[placement.NodeID]bool
+	NoLead  map[placement.NodeID]bool
+	// Stable says that the ring has wished the same for a while.
+	Stable bool
+}
+
+type actionKind int
+
+const (
+	actNone actionKind = iota
+	actAddLearner
+	actChange
+	actRemoveLearner
+	actTransfer
+)
+
+// action is the next step.
+type action struct {
+	Kind    actionKind
+	Node    placement.NodeID   // actAddLearner, actTransfer, actRemoveLearner
+	Promote []placement.NodeID // actChange
+	Demote  []placement.NodeID // actChange: voters that stay as learners
+	Remove  []placement.NodeID // actChange
+}
+
+// String says it in words, for status.
+func (a action) String() string {
+	switch a.Kind {
+	case actAddLearner:
+		return "adding a replica on " + a.Node.String()
+	case actRemoveLearner:
+		return "removing the replica on " + a.Node.String()
+	case actTransfer:
+		return "moving ownership to " + a.Node.String()
+	case actChange:
+		var parts []string
+		for _, part := range []struct {
+			word  string
+			nodes []placement.NodeID
+		}{{"promoting", a.Promote}, {"demoting", a.Demote}, {"removing", a.Remove}} {
+			if len(part.nodes) > 0 {
+				parts = append(parts, fmt.Sprintf("%s %v", part.word, part.nodes))
+			}
+		}
+		return strings.Join(parts, ", ")
+	case actNone:
+	}
+	return ""
+}
+
+// plan returns the next step, or none.
+func plan(v planView) action {
+	if v.Joint {
+		return action{}
+	}
+	voters := v.targetVoters()
+	learners := v.targetLearners(voters)
+	if a := v.dropLearner(voters, learners); a.Kind != actNone {
+		return a
+	}
+	if a := v.addLearner(voters, learners); a.Kind != actNone {
+		return a
+	}
+	if a := v.changeVoters(voters, learners); a.Kind != actNone {
+		return a
+	}
+	return v.moveLead()
+}
+
+func (v *planView) at(node placement.NodeID) *replicaView {
+	i := slices.IndexFunc(v.Replicas, func(r replicaView) bool { return r.Node == node })
+	if i < 0 {
+		return nil
+	}
+	return &v.Replicas[i]
+}
+
+// odd is the largest odd number up to n: an even number of voters survives no more failures.
+func odd(n int) int {
+	if n > 0 && n%2 == 0 {
+		return n - 1
+	}
+	return n
+}
+
+// targetVoters returns the nodes that should vote: as many as the ring allows, but never fewer
+// than there are (less those removed for good); first the ring's choices, then those that are
+// there, the living first.
+func (v *planView) targetVoters() []placement.NodeID {
+	var stay []placement.NodeID
+	for _, live := range []bool{true, false} {
+		for _, r := range v.Replicas {
+			if r.Voter && !v.Removed[r.Node] && r.Live == live {
+				stay = append(stay, r.Node)
+			}
+		}
+	}
+	want := max(odd(min(len(v.Wish), v.Target)), odd(len(stay)))
+	var out []placement.NodeID
+	for _, node := range slices.Concat(v.Wish, stay) {
+		if len(out) < want && !slices.Contains(out, node) && !v.Removed[node] {
+			out = append(out, node)
+		}
+	}
+	return out
+}
+
+// targetLearners are the ring's choices that do not vote.
+func (v *planView) targetLearners(voters []placement.NodeID) []placement.NodeID {
+	var out []placement.NodeID
+	for _, node := range v.Wish[:min(len(v.Wish), v.Target)] {
+		if !slices.Contains(voters, node) && !v.Removed[node] {
+			out = append(out, node)
+		}
+	}
+	return out
+}
+
+// dropLearner removes a learner that nobody wants there.
+func (v *planView) dropLearner(voters, learners []placement.NodeID) action {
+	for _, r := range v.Replicas {
+		if !r.Voter && !slices.Contains(voters, r.Node) && !slices.Contains(learners, r.Node) {
+			return action{Kind: actRemoveLearner, Node: r.Node}
+		}
+	}
+	return action{}
+}
+
+// addLearner adds a replica where one is wanted and could live.
+func (v *planView) addLearner(voters, learners []placement.NodeID) action {
+	for _, node := range slices.Concat(voters, learners) {
+		if v.at(node) == nil && v.Live[node] {
+			return action{Kind: actAddLearner, Node: node}
+		}
+	}
+	return action{}
+}
+
+// changeVoters brings the voters to the target, once everyone who is to be promoted is ready.
+func (v *planView) changeVoters(target, learners []placement.NodeID) action {
+	change := action{Kind: actChange}
+	live := 0
+	for _, node := range target {
+		r := v.at(node)
+		if r == nil {
+			return action{} // It could not be added yet.
+		}
+		if !r.Voter {
+			if !r.Live || !r.CaughtUp {
+				return action{}
+			}
+			change.Promote = append(change.Promote, node)
+		}
+		if r.Live {
+			live++
+		}
+	}
+	for _, r := range v.Replicas {
+		if !r.Voter || slices.Contains(target, r.Node) {
+			continue
+		}
+		if slices.Contains(learners, r.Node) {
+			change.Demote = append(change.Demote, r.Node)
+		} else {
+			change.Remove = append(change.Remove, r.Node)
+		}
+	}
+	if len(change.Promote)+len(change.Demote)+len(change.Remove) == 0 || live < len(target)/2+1 {
+		return action{}
+	}
+	if slices.Contains(target, v.Self) {
+		return change
+	}
+	// The leader itself is to go: hand over to a voter that stays; where none does, promote first.
+	if heir, ok := v.heir(target); ok {
+		return action{Kind: actTransfer, Node: heir}
+	}
+	if len(change.Promote) > 0 {
+		return action{Kind: actChange, Promote: change.Promote}
+	}
+	return action{}
+}
+
+// heir returns the first of the nodes that could lead.
+func (v *planView) heir(among []placement.NodeID) (placement.NodeID, bool) {
+	for _, node := range among {
+		if r := v.at(node); node != v.Self && r != nil && r.Voter && r.Live && r.CaughtUp && !v.NoLead[node] {
+			return node, true
+		}
+	}
+	return 0, false
+}
+
+// moveLead moves ownership to the ring's first choice, or away from a node that must not own.
+func (v *planView) moveLead() action {
+	if v.NoLead[v.Self] {
+		nodes := slices.Clone(v.Wish)
+		for _, r := range v.Replicas {
+			nodes = append(nodes, r.Node)
+		}
+		if heir, ok := v.heir(nodes); ok {
+			return action{Kind: actTransfer, Node: heir}
+		}
+		return action{}
+	}
+	if !v.Stable || len(v.Wish) == 0 || v.Wish[0] == v.Self {
+		return action{}
+	}
+	if heir, ok := v.heir(v.Wish[:1]); ok {
+		return action{Kind: actTransfer, Node: heir}
+	}
+	// The ring wishes a node that does not vote and never will while there are two of them: the
+	// move goes through both voting.
+	return v.swapSole()
+}
+
+// swapSole moves the only vote of a shard to the ring's first choice, by way of both voting:
+// {a} to {a, b}, ownership to b, then {b} with a as its learner.
+func (v *planView) swapSole() action {
+	first := v.at(v.Wish[0])
+	if first == nil || first.Voter || !first.Live || !first.CaughtUp || v.NoLead[first.Node] {
+		return action{}
+	}
+	for _, r := range v.Replicas {
+		if r.Voter && r.Node != v.Self {
+			return action{}
+		}
+	}
+	return action{Kind: actChange, Promote: []placement.NodeID{first.Node}}
+}

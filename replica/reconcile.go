@@ -1,0 +1,317 @@
+package replica
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
+
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// Membership is what the node knows of the cluster: what the ring wishes, who is alive, who must
+// not lead, who was removed for good. The maps are read by the loop: the caller must not change
+// them afterwards.
+type Membership struct {
+	Ring    *placement.Ring
+	Live    map[placement.NodeID]bool
+	Removed map[placement.NodeID]bool
+	NoLead  map[placement.NodeID]bool
+}
+
+// SetMembership steers the groups that this node leads.
+func (h *Host) SetMembership(m Membership) {
+	h.control(func() { h.membership = m })
+}
+
+// transfer is a planned hand-over under way.
+type transfer struct {
+	to       uint64
+	node     placement.NodeID
+	sent     bool // Raft was told; before, the objects drain
+	ticks    int
+	handOver bool
+}
+
+const (
+	drainTicksMax = 5 // 500 ms: a planned move waits no longer for running handlers
+	reconcileEach = 2 // ticks
+)
+
+// reconcile takes the next step of a group that this node leads towards what is wished.
+func (h *Host) reconcile(g *Group) {
+	if g.ownTerm == 0 {
+		return
+	}
+	if g.transfer != nil {
+		h.tickTransfer(g)
+		return
+	}
+	g.stable++
+	if h.membership.Ring == nil || g.stable%reconcileEach != 0 || h.handOver {
+		return
+	}
+	v := h.view(g)
+	a := plan(v)
+	g.moving = a.String()
+	switch a.Kind {
+	case actNone:
+	case actTransfer:
+		h.beginTransfer(g, a.Node, false)
+	case actAddLearner, actRemoveLearner, actChange:
+		h.proposeChange(g, a)
+	}
+}
+
+func (h *Host) view(g *Group) planView {
+	v := planView{
+		Self:    g.self,
+		Joint:   g.desc.joint(),
+		Wish:    h.membership.Ring.Replicas(g.shard, h.cfg.Replicas),
+		Target:  h.cfg.Replicas,
+		Live:    h.membership.Live,
+		Removed: h.membership.Removed,
+		NoLead:  h.membership.NoLead,
+		Stable:  time.Duration(g.stable)*h.cfg.Tick >= h.cfg.LeaderStable,
+	}
+	commit := g.log.hard.GetCommit()
+	progress := make(map[uint64]tracker.Progress)
+	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) { progress[id] = pr })
+	for _, r := range g.desc.Replicas {
+		pr := progress[r.ID]
+		v.Replicas = append(v.Replicas, replicaView{
+			ID: r.ID, Node: r.Node, Voter: g.desc.isVoter(r.ID),
+			Live:     r.ID == g.id || v.Live[r.Node],
+			CaughtUp: r.ID == g.id || pr.State == tracker.StateReplicate && caughtUp(pr.Match, commit),
+		})
+	}
+	return v
+}
+
+// proposeChange proposes a membership change. Raft refuses a second one while one is under way.
+func (h *Host) proposeChange(g *Group, a action) {
+	var steps []*raftpb.ConfChangeSingle
+	var added []replicaAddr
+	id := func(node placement.NodeID) uint64 {
+		for _, r := range g.desc.Replicas {
+			if r.Node == node {
+				return r.ID
+			}
+		}
+		return 0
+	}
+	switch a.Kind {
+	case actAddLearner:
+		added = []replicaAddr{{ID: g.desc.NextID, Node: a.Node}}
+		steps = append(steps, confStep(raftpb.ConfChangeAddLearnerNode, g.desc.NextID))
+	case actRemoveLearner:
+		steps = append(steps, confStep(raftpb.ConfChangeRemoveNode, id(a.Node)))
+	case actChange:
+		for _, node := range a.Promote {
+			steps = append(steps, confStep(raftpb.ConfChangeAddNode, id(node)))
+		}
+		for _, node := range a.Demote {
+			steps = append(steps, confStep(raftpb.ConfChangeAddLearnerNode, id(node)))
+		}
+		for _, node := range a.Remove {
+			steps = append(steps, confStep(raftpb.ConfChangeRemoveNode, id(node)))
+		}
+	case actNone, actTransfer:
+		return
+	}
+	h.guard(g, func() {
+		if err := g.rn.ProposeConfChange(confChange(added, steps...)); err != nil {
+			h.logger.Debug("membership change not proposed", slog.Int("shard", int(g.shard)), slog.Any("error", err))
+		}
+	})
+	h.mark(g)
+}
+
+// beginTransfer begins a planned hand-over: first the objects drain, so that callers see latency
+// and no errors, then Raft moves leadership.
+func (h *Host) beginTransfer(g *Group, node placement.NodeID, handOver bool) {
+	i := slices.IndexFunc(g.desc.Replicas, func(r replicaAddr) bool { return r.Node == node })
+	if i < 0 {
+		return
+	}
+	t := &transfer{to: g.desc.Replicas[i].ID, node: node, handOver: handOver}
+	g.transfer = t
+	g.moving = action{Kind: actTransfer, Node: node}.String()
+	h.cfg.Owner.Pause(g.shard, g.ownTerm, func() {
+		h.control(func() {
+			if g.transfer == t && !t.sent && g.failed == nil {
+				t.sent, t.ticks = true, 0
+				h.guard(g, func() { g.rn.TransferLeader(t.to) })
+				h.mark(g)
+			}
+		})
+	})
+}
+
+// tickTransfer gives a hand-over up that takes too long. A node that is stopping waits for its
+// handlers as long as its caller lets it.
+func (h *Host) tickTransfer(g *Group) {
+	t := g.transfer
+	t.ticks++
+	limit := drainTicksMax
+	switch {
+	case t.sent:
+		limit = h.cfg.ElectionTicks + 1 // Raft gives up by itself after an election timeout.
+	case t.handOver:
+		return
+	}
+	if t.ticks <= limit {
+		return
+	}
+	g.transfer = nil
+	g.moving = ""
+	g.stable = 0
+	h.cfg.Owner.Resume(g.shard, g.ownTerm)
+}
+
+// HandOver moves ownership of everything away from this node, for a planned stop, and returns when
+// it owns nothing that another could own, or when the context ends. Objects that hold their turn
+// are waited for.
+func (h *Host) HandOver(ctx context.Context) error {
+	done := make(chan struct{})
+	var poll func()
+	finished := false
+	poll = func() {
+		h.handOver = true
+		if !finished && !h.handOverStep() {
+			finished = true
+			close(done)
+		}
+	}
+	t := time.NewTicker(h.cfg.Tick / 2)
+	defer t.Stop()
+	for {
+		if !h.control(poll) {
+			return errClosed
+		}
+		select {
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-t.C:
+		}
+	}
+}
+
+// handOverStep begins whatever transfers are not under way, and says whether any is left.
+func (h *Host) handOverStep() bool {
+	left := false
+	for _, g := range h.groups {
+		if g == nil || g.failed != nil || g.ownTerm == 0 {
+			continue
+		}
+		v := h.viewWithoutRing(g)
+		heir, ok := v.heir(h.preference(g))
+		if !ok {
+			continue // Nobody could take it.
+		}
+		left = true
+		if g.transfer == nil {
+			h.beginTransfer(g, heir, true)
+		}
+	}
+	return left
+}
+
+func (h *Host) viewWithoutRing(g *Group) planView {
+	if h.membership.Ring == nil {
+		h.membership.Ring = placement.NewRing(nil, h.cfg.Shards, h.cfg.Replicas)
+	}
+	return h.view(g)
+}
+
+// preference lists the nodes of a shard's replicas, the ring's choices first.
+func (h *Host) preference(g *Group) []placement.NodeID {
+	var out []placement.NodeID
+	if h.membership.Ring != nil {
+		out = slices.Clone(h.membership.Ring.Replicas(g.shard, h.cfg.Replicas))
+	}
+	for _, r := range g.desc.Replicas {
+		if !slices.Contains(out, r.Node) {
+			out = append(out, r.Node)
+		}
+	}
+	return out
+}
+
+// The pre-campaigns that follow a broken connection: the heir's first, the others' staggered
+// behind it, so that votes are not split.
+const (
+	hintDelay   = 20 * time.Millisecond
+	hintStagger = 40 * time.Millisecond
+)
+
+// PeerBroken says that the connections to a node broke and that it does not answer: a hint that it
+// is dead. Groups that it leads forget it and elect another at once, instead of after the election
+// timeout. It is only ever a hint: the election still takes a majority's votes, and a pre-vote
+// comes first, so a wrong guess costs one round of messages. It is sound because no read rests on
+// a lease.
+func (h *Host) PeerBroken(node placement.NodeID) {
+	h.control(func() {
+		ranks := make(map[int][]*Group)
+		for _, g := range h.groups {
+			if g == nil || g.failed != nil || g.leader || g.lead == 0 || !g.desc.isVoter(g.id) {
+				continue
+			}
+			if leader, ok := g.address(g.lead); !ok || leader != node {
+				continue
+			}
+			h.guard(g, func() { _ = g.rn.ForgetLeader() })
+			h.mark(g)
+			rank := h.rank(g, node)
+			ranks[rank] = append(ranks[rank], g)
+		}
+		for rank, groups := range ranks {
+			h.after(hintDelay+time.Duration(rank)*hintStagger, func() { h.campaign(groups) })
+		}
+	})
+}
+
+// rank is this node's place among those that could follow a dead leader.
+func (h *Host) rank(g *Group, dead placement.NodeID) int {
+	rank := 0
+	for _, node := range h.preference(g) {
+		if node == g.self {
+			return rank
+		}
+		i := slices.IndexFunc(g.desc.Replicas, func(r replicaAddr) bool { return r.Node == node })
+		if node != dead && i >= 0 && g.desc.isVoter(g.desc.Replicas[i].ID) {
+			rank++
+		}
+	}
+	return rank
+}
+
+// campaign pre-campaigns for groups that still have no leader.
+func (h *Host) campaign(groups []*Group) {
+	for _, g := range groups {
+		if h.groups[g.shard] != g || g.failed != nil || g.leader || g.lead != 0 {
+			continue
+		}
+		h.guard(g, func() { _ = g.rn.Campaign() })
+		h.mark(g)
+	}
+}
+
+// after runs fn on the loop later, unless the Host is closed first.
+func (h *Host) after(d time.Duration, fn func()) {
+	h.wg.Go(func() {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			h.control(fn)
+		case <-h.ctx.Done():
+		}
+	})
+}

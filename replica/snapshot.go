@@ -1,0 +1,277 @@
+package replica
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// A snapshot's data does not come from Raft's message, which only says that one is needed: it is
+// cut from the store when it is sent, at whatever is applied then, and the message that the
+// receiver steps names that index. So a snapshot is never older than the replica it is for, and
+// the shard works on while it is sent.
+
+const (
+	pairsBytesMax = 256 << 10
+	// snapshotStallMax is how long a receiver may take over one run of pairs: a stuck one would
+	// hold back the disk space of everything deleted since the snapshot was cut.
+	snapshotStallMax = 30 * time.Second
+)
+
+// snapshotHeader goes before the data.
+type snapshotHeader struct {
+	shard    placement.ShardID
+	to, from uint64
+	term     uint64 // the leader's
+	at       indexTerm
+	desc     descriptor
+}
+
+func (s *snapshotHeader) encode() []byte {
+	out := binary.AppendUvarint(nil, uint64(s.shard))
+	for _, v := range [...]uint64{s.to, s.from, s.term, s.at.Index, s.at.Term} {
+		out = binary.AppendUvarint(out, v)
+	}
+	return append(out, s.desc.encode()...)
+}
+
+func decodeSnapshotHeader(b []byte) (snapshotHeader, error) {
+	d := decoder{b: b}
+	var s snapshotHeader
+	s.shard = placement.ShardID(d.uvarint()) //nolint:gosec // checked by the caller
+	for _, p := range [...]*uint64{&s.to, &s.from, &s.term, &s.at.Index, &s.at.Term} {
+		*p = d.uvarint()
+	}
+	if d.err != nil {
+		return snapshotHeader{}, fmt.Errorf("snapshot header: %w", d.err)
+	}
+	var err error
+	s.desc, err = decodeDescriptor(d.b)
+	return s, err
+}
+
+// sendSnapshot begins to send the shard's state to a replica that is too far behind.
+func (h *Host) sendSnapshot(g *Group, m *raftpb.Message) {
+	to := m.GetTo()
+	failed := func(err error) {
+		h.logger.Debug("snapshot not sent", slog.Int("shard", int(g.shard)), slog.Any("error", err))
+		h.guard(g, func() { g.rn.ReportSnapshot(to, raft.SnapshotFailure) })
+	}
+	if h.sending >= snapshotsMax {
+		failed(errors.New("enough are being sent"))
+		return
+	}
+	node, ok := g.address(to)
+	if !ok {
+		failed(errors.New("no node is known to have that replica"))
+		return
+	}
+	snap := h.store.Snapshot()
+	header, err := cutHeader(snap, g, m)
+	if err != nil {
+		_ = snap.Close()
+		failed(err)
+		return
+	}
+	h.sending++
+	h.wg.Go(func() {
+		err := h.streamSnapshot(snap, node, header)
+		h.control(func() {
+			h.sending--
+			if h.groups[g.shard] != g || g.failed != nil {
+				return
+			}
+			if err != nil {
+				h.logger.Warn("snapshot failed", slog.Int("shard", int(g.shard)), slog.String("to", node.String()), slog.Any("error", err))
+				failed(err)
+			} else {
+				h.counters.snapshotsSent.Add(1)
+				h.guard(g, func() { g.rn.ReportSnapshot(to, raft.SnapshotFinish) })
+			}
+			h.mark(g)
+		})
+	})
+}
+
+// cutHeader reads from the store's snapshot what index the data has.
+func cutHeader(snap *storage.Snapshot, g *Group, m *raftpb.Message) (snapshotHeader, error) {
+	header := snapshotHeader{shard: g.shard, to: m.GetTo(), from: g.id, term: m.GetTerm()}
+	raw, _, err := snap.Get(storage.AppliedKey(g.shard))
+	if err != nil {
+		return header, err
+	}
+	if err := readUints("applied index", raw, &header.at.Index, &header.at.Term); err != nil {
+		return header, err
+	}
+	raw, _, err = snap.Get(storage.DescriptorKey(g.shard))
+	if err != nil {
+		return header, err
+	}
+	if header.desc, err = decodeDescriptor(raw); err != nil {
+		return header, err
+	}
+	if !header.desc.contains(header.to) {
+		return header, errors.New("the store does not have the replica's addition yet")
+	}
+	return header, nil
+}
+
+// streamSnapshot sends the data. It gives up when the receiver takes nothing for too long.
+func (h *Host) streamSnapshot(snap *storage.Snapshot, node placement.NodeID, header snapshotHeader) error {
+	defer func() { _ = snap.Close() }()
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(snapshotStallMax, func() { cancel(errors.New("the receiver takes nothing")) })
+	defer stalled.Stop()
+	lo, hi := storage.StateSpan(header.shard)
+	it, err := snap.Iter(lo, hi)
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	ok := it.First()
+	return h.cfg.Transport.SendSnapshot(ctx, node, header.encode(), func() ([]byte, error) {
+		stalled.Reset(snapshotStallMax)
+		var pairs []byte
+		for ; ok && len(pairs) < pairsBytesMax; ok = it.Next() {
+			pairs = appendBytes(pairs, it.Key())
+			pairs = appendBytes(pairs, it.Value())
+		}
+		if len(pairs) > 0 {
+			return pairs, nil
+		}
+		if err := it.Error(); err != nil {
+			return nil, err
+		}
+		return nil, io.EOF
+	})
+}
+
+// install is a received snapshot that waits for Raft to accept it.
+type install struct {
+	header snapshotHeader
+	ingest *storage.Ingest
+	done   bool
+}
+
+// ReceiveSnapshot takes a shard's state from a node and returns when it is installed. The data is
+// written beside the store first; the shard's old state is replaced at once, or not at all.
+func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHeader []byte, next func() ([]byte, error)) error {
+	header, err := decodeSnapshotHeader(rawHeader)
+	if err != nil {
+		return err
+	}
+	if int(header.shard) >= h.cfg.Shards {
+		return fmt.Errorf("snapshot of shard %d of %d: %w", header.shard, h.cfg.Shards, errMalformed)
+	}
+	ingest, err := h.store.NewIngest(header.shard)
+	if err != nil {
+		return err
+	}
+	if err := receivePairs(ingest, header.shard, next); err != nil {
+		return errors.Join(err, ingest.Abort())
+	}
+	in := &install{header: header, ingest: ingest}
+	result := make(chan error, 1)
+	if !h.control(func() { h.offer(from, in, result) }) {
+		return errors.Join(errClosed, ingest.Abort())
+	}
+	select {
+	case err := <-result:
+		return err
+	case <-h.ctx.Done():
+		return errClosed // The loop has ended or is about to; nobody touches the ingest any more.
+	case <-ctx.Done():
+		return context.Cause(ctx) // The loop finishes or aborts it by itself.
+	}
+}
+
+func receivePairs(ingest *storage.Ingest, shard placement.ShardID, next func() ([]byte, error)) error {
+	lo, hi := storage.StateSpan(shard)
+	for {
+		pairs, err := next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for d := (decoder{b: pairs}); len(d.b) > 0; {
+			key, value := d.bytes(), d.bytes()
+			if d.err != nil {
+				return fmt.Errorf("snapshot pairs: %w", d.err)
+			}
+			if string(key) < string(lo) || string(key) >= string(hi) {
+				return fmt.Errorf("snapshot of shard %d has the key %x of another: %w", shard, key, errMalformed)
+			}
+			if err := ingest.Add(key, value); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// offer steps the snapshot's message; Raft takes it or finds it stale.
+func (h *Host) offer(from placement.NodeID, in *install, result chan<- error) {
+	header := &in.header
+	typ := raftpb.MsgSnap
+	msg := &raftpb.Message{
+		Type: &typ, To: &header.to, From: &header.from, Term: &header.term,
+		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: &header.at.Index, Term: &header.at.Term, ConfState: header.desc.Conf.raft()}},
+	}
+	g := h.replicaFor(from, &packet{kind: kindRaft, shard: header.shard, to: header.to, from: header.from, msg: msg})
+	if g == nil {
+		result <- errors.Join(fmt.Errorf("shard %d has no replica %d here", header.shard, header.to), in.ingest.Abort())
+		return
+	}
+	g.install = in
+	h.guard(g, func() { g.step(from, msg) })
+	h.mark(g)
+	h.process() // With all that is dirty: the snapshot is taken in this Ready or never.
+	g.install = nil
+	if !in.done {
+		result <- errors.Join(fmt.Errorf("shard %d is past the snapshot already", header.shard), in.ingest.Abort())
+		return
+	}
+	h.counters.snapshotsGot.Add(1)
+	result <- nil
+}
+
+// install replaces the shard's state by the received one, with Raft's own state beside it, at once.
+func (h *Host) install(g *Group) error {
+	in := g.install
+	meta := g.ready.Snapshot.GetMetadata()
+	if in == nil || in.header.at.Index != meta.GetIndex() {
+		return errors.New("raft took a snapshot whose data is not here")
+	}
+	hard := [3]uint64{g.log.hard.GetTerm(), g.log.hard.GetVote(), meta.GetIndex()}
+	if hs := g.ready.HardState; !raft.IsEmptyHardState(hs) {
+		hard[0], hard[1] = hs.GetTerm(), hs.GetVote()
+	}
+	err := in.ingest.Finish([]storage.KV{
+		{Key: storage.AppliedKey(g.shard), Value: appendUints(nil, in.header.at.Index, in.header.at.Term)},
+		{Key: storage.DescriptorKey(g.shard), Value: in.header.desc.encode()},
+		{Key: storage.HardStateKey(g.shard), Value: appendUints(nil, hard[:]...)},
+		{Key: storage.ReplicaKey(g.shard), Value: appendUints(nil, g.id)},
+		{Key: storage.TruncatedKey(g.shard), Value: appendUints(nil, in.header.at.Index, in.header.at.Term)},
+	})
+	in.done = err == nil
+	if err != nil {
+		return err
+	}
+	h.fences.Forget(g.shard)
+	g.applied, g.desc = in.header.at, in.header.desc
+	g.log.hard = raftpb.HardState{Term: &hard[0], Vote: &hard[1], Commit: &hard[2]}
+	g.log.reset(in.header.at)
+	return nil
+}
