@@ -1,0 +1,135 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// Call is one event for one object. The sender fills it in and hands it to Deliver, and must not
+// change it afterwards.
+type Call struct {
+	Shard  placement.ShardID
+	Object storage.ObjectRef
+	// Class is the class's name; Object has its unique key.
+	Class string
+	// Name is the object's name when Named; otherwise it was called by id.
+	Name  string
+	Named bool
+	// Method is the bare name.
+	Method string
+	// JSON says that Body is JSON, and that the reply is to be.
+	JSON bool
+	Body []byte
+	// Metadata is the caller's, without the keys that are Holdfast's own.
+	Metadata metadata.MD
+	// Deadline ends the call; zero: never.
+	Deadline time.Time
+	// Done is called exactly once, from any goroutine. It must not block.
+	Done func(Result)
+
+	mu struct {
+		sync.Mutex
+		canceled error
+		cancel   context.CancelCauseFunc // of the handler's context, once somebody looks at it
+	}
+}
+
+// Result is what became of a Call: the reply, or why there is none.
+type Result struct {
+	Body []byte
+	Err  error
+}
+
+// bytes is what the call costs while it waits.
+func (c *Call) bytes() int64 { return int64(len(c.Body)) + int64(len(c.Name)) + 256 }
+
+// errCanceled is the cause when the caller gave none.
+var errCanceled = errors.New("the caller went away")
+
+// Cancel says that nobody waits for the answer any more. A call that has not begun does not run; a
+// handler that runs sees its context end, and its writes still commit. Safe at any time, any
+// number of times.
+func (c *Call) Cancel(cause error) {
+	if cause == nil {
+		cause = errCanceled
+	}
+	c.mu.Lock()
+	if c.mu.canceled == nil {
+		c.mu.canceled = cause
+	}
+	cancel := c.mu.cancel
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
+}
+
+func (c *Call) canceledBy() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.canceled
+}
+
+// eventContext is the context of a handler. Most handlers never look at it, so the timer and the
+// channel behind it are made only when somebody does.
+type eventContext struct {
+	context.Context //nolint:containedctx // the parent of this context
+
+	call  *Call
+	once  sync.Once
+	inner context.Context //nolint:containedctx // this context itself, once it is looked at
+	end   context.CancelFunc
+}
+
+func newEventContext(parent context.Context, call *Call) *eventContext {
+	if len(call.Metadata) > 0 {
+		parent = metadata.NewIncomingContext(parent, call.Metadata)
+	}
+	return &eventContext{Context: parent, call: call}
+}
+
+// Deadline implements context.Context.
+func (e *eventContext) Deadline() (time.Time, bool) {
+	return e.call.Deadline, !e.call.Deadline.IsZero()
+}
+
+// Done implements context.Context.
+func (e *eventContext) Done() <-chan struct{} { return e.look().Done() }
+
+// Err implements context.Context.
+func (e *eventContext) Err() error { return e.look().Err() }
+
+func (e *eventContext) look() context.Context {
+	e.once.Do(func() {
+		ctx, cancel := context.WithCancelCause(e.Context)
+		e.inner, e.end = ctx, func() { cancel(nil) }
+		if !e.call.Deadline.IsZero() {
+			inner, stop := context.WithDeadline(ctx, e.call.Deadline)
+			e.inner, e.end = inner, func() { stop(); cancel(nil) }
+		}
+		e.call.mu.Lock()
+		e.call.mu.cancel = cancel
+		cause := e.call.mu.canceled
+		e.call.mu.Unlock()
+		if cause != nil {
+			cancel(cause)
+		}
+	})
+	return e.inner
+}
+
+// close releases what look made; the handler has returned.
+func (e *eventContext) close() {
+	e.once.Do(func() { // Nobody looked; whoever does now finds it over.
+		ctx, cancel := context.WithCancel(e.Context)
+		e.inner, e.end = ctx, cancel
+	})
+	e.end()
+}

@@ -1,0 +1,353 @@
+package actor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// Settler and Confirmer are how a Log answers; package replica says when.
+type (
+	Settler interface {
+		Committed(seq uint64)
+		Readable(seq uint64)
+		Refused(seq uint64, unknown bool)
+	}
+	Confirmer interface {
+		Confirmed(token uint64, err error)
+	}
+)
+
+// Log is what objects need of replication. Its methods queue and do not block, but for reads.
+type Log interface {
+	Propose(shard placement.ShardID, seg *storage.Segment, s Settler)
+	Confirm(shard placement.ShardID, term uint64, c Confirmer, token uint64)
+	ConfirmNow(shard placement.ShardID, term uint64) bool
+	Reader(shard placement.ShardID, ref storage.ObjectRef) storage.ObjectReader
+}
+
+// Config of a Manager.
+type Config struct {
+	Shards  int
+	Classes []Class
+	Logger  *slog.Logger
+	// QueuedBytesMax bounds the calls that are waiting or running on this node: default 256 MiB.
+	QueuedBytesMax int64
+	// IdleTimeout overrides every class's, for tests.
+	IdleTimeout time.Duration
+}
+
+// Manager runs the objects that this node owns. It implements what package replica calls an
+// Owner. Its methods are safe for concurrent use.
+type Manager struct {
+	cfg      Config
+	log      Log
+	logger   *slog.Logger
+	classes  map[string]*Class
+	shards   []shard
+	clock    hybridClock
+	queued   atomic.Int64 // bytes
+	counters counters
+
+	ctx    context.Context //nolint:containedctx // the Manager's lifetime, ended by Close
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+}
+
+type counters struct {
+	calls, refused, activations, evictions, resets atomic.Uint64
+}
+
+// shard is the objects of one shard that this node owns.
+type shard struct {
+	manager *Manager
+	id      placement.ShardID
+
+	mu           sync.Mutex
+	term         atomic.Uint64 // 0: not owned. Written under mu.
+	objects      map[storage.ObjectRef]*object
+	drained      func()
+	paused       atomic.Bool
+	busy         atomic.Int64 // objects with something running, in flight or at the gate
+	incarnations atomic.Uint64
+}
+
+// NewManager returns a Manager of the classes. It owns nothing until Acquired says so.
+func NewManager(cfg Config) (*Manager, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = discard
+	}
+	if cfg.QueuedBytesMax == 0 {
+		cfg.QueuedBytesMax = 256 << 20
+	}
+	m := &Manager{cfg: cfg, logger: cfg.Logger, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards)}
+	for i := range cfg.Classes {
+		c := cfg.Classes[i]
+		if c.construct == nil {
+			return nil, fmt.Errorf("class %q: make it with NewClass", c.Name)
+		}
+		if m.classes[c.Name] != nil {
+			return nil, fmt.Errorf("class %q is registered twice", c.Name)
+		}
+		if c.IdleTimeout == 0 {
+			c.IdleTimeout = DefaultIdleTimeout
+		}
+		if cfg.IdleTimeout != 0 {
+			c.IdleTimeout = cfg.IdleTimeout
+		}
+		m.classes[c.Name] = &c
+	}
+	for i := range m.shards {
+		m.shards[i].manager, m.shards[i].id = m, placement.ShardID(i) //nolint:gosec // below MaxShards
+	}
+	m.ctx, m.cancel = context.WithCancelCause(context.Background())
+	return m, nil
+}
+
+// Start begins to evict idle objects. log is where they write; it is set once, here, because it
+// and the Manager need each other.
+func (m *Manager) Start(log Log) {
+	m.log = log
+	m.wg.Go(m.sweep)
+}
+
+var errStopped = errors.New("the node is stopping")
+
+// Close loses every shard, ends the contexts of running handlers, and waits for them.
+func (m *Manager) Close() {
+	for i := range m.shards {
+		m.Lost(m.shards[i].id, m.shards[i].term.Load())
+	}
+	m.cancel(errStopped)
+	m.wg.Wait()
+}
+
+func (m *Manager) spawn(fn func()) { m.wg.Go(fn) }
+
+// Deliver hands a call to its object, creating it in memory if it is not there. It does not block.
+// Calls for one object run in the order in which they were delivered.
+func (m *Manager) Deliver(c *Call) {
+	m.counters.calls.Add(1)
+	if m.queued.Add(c.bytes()) > m.cfg.QueuedBytesMax {
+		m.refuse(c, fault.New(fault.Overloaded, "the node's mailboxes are full: at most %d bytes wait", m.cfg.QueuedBytesMax))
+		return
+	}
+	class := m.classes[c.Class]
+	if class == nil {
+		m.refuse(c, fault.New(fault.NoOwner, "the owner of the object has no class %q; it is about to hand over", c.Class))
+		return
+	}
+	s := &m.shards[c.Shard]
+	s.mu.Lock()
+	if s.term.Load() == 0 {
+		s.mu.Unlock()
+		m.refuse(c, errOwnerChanged())
+		return
+	}
+	o := s.objects[c.Object]
+	if o == nil {
+		o = &object{shard: s, class: class, ref: c.Object}
+		s.objects[c.Object] = o
+	}
+	o.mu.Lock()
+	s.mu.Unlock()
+	if err := o.m.deliver(c); err != nil {
+		o.unlock()
+		m.refuse(c, err)
+		return
+	}
+	o.unlock()
+}
+
+func (m *Manager) refuse(c *Call, err error) {
+	m.counters.refused.Add(1)
+	m.done(c, Result{Err: err})
+}
+
+func (m *Manager) done(c *Call, r Result) {
+	m.queued.Add(-c.bytes())
+	c.Done(r)
+}
+
+// Acquired implements the replica's Owner: objects of the shard may run here.
+func (m *Manager) Acquired(id placement.ShardID, term uint64) {
+	s := &m.shards[id]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.objects = make(map[storage.ObjectRef]*object)
+	s.drained = nil
+	s.paused.Store(false)
+	s.incarnations.Store(0)
+	s.term.Store(term)
+}
+
+// Lost implements the replica's Owner: from here on nothing of the shard's objects gets out (P1).
+func (m *Manager) Lost(id placement.ShardID, term uint64) {
+	s := &m.shards[id]
+	s.mu.Lock()
+	if term == 0 || s.term.Load() != term {
+		s.mu.Unlock()
+		return
+	}
+	objects := s.objects
+	s.objects, s.drained = nil, nil
+	s.term.Store(0)
+	s.paused.Store(false)
+	s.mu.Unlock()
+	for _, o := range objects {
+		o.lose()
+	}
+}
+
+// Pause implements the replica's Owner.
+func (m *Manager) Pause(id placement.ShardID, term uint64, drained func()) {
+	s := &m.shards[id]
+	s.mu.Lock()
+	if s.term.Load() == term {
+		s.drained = drained
+		s.paused.Store(true)
+	}
+	s.mu.Unlock()
+	s.checkDrained()
+}
+
+// Resume implements the replica's Owner.
+func (m *Manager) Resume(id placement.ShardID, term uint64) {
+	s := &m.shards[id]
+	s.mu.Lock()
+	if s.term.Load() != term {
+		s.mu.Unlock()
+		return
+	}
+	s.drained = nil
+	s.paused.Store(false)
+	objects := make([]*object, 0, len(s.objects))
+	for _, o := range s.objects {
+		objects = append(objects, o)
+	}
+	s.mu.Unlock()
+	for _, o := range objects {
+		o.mu.Lock()
+		o.unlock() // Starts what waited.
+	}
+}
+
+// checkDrained tells who paused the shard when nothing is under way any more.
+func (s *shard) checkDrained() {
+	if !s.paused.Load() || s.busy.Load() != 0 {
+		return
+	}
+	s.mu.Lock()
+	fn := s.drained
+	s.drained = nil
+	s.mu.Unlock()
+	if fn != nil {
+		fn()
+	}
+}
+
+// sweep evicts the objects that have been idle for long enough.
+func (m *Manager) sweep() {
+	every := DefaultIdleTimeout
+	for _, c := range m.classes {
+		every = min(every, c.IdleTimeout)
+	}
+	t := time.NewTicker(max(every/4, 10*time.Millisecond))
+	defer t.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case now := <-t.C:
+			for i := range m.shards {
+				m.evictIdle(&m.shards[i], now)
+			}
+		}
+	}
+}
+
+func (m *Manager) evictIdle(s *shard, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ref, o := range s.objects {
+		o.mu.Lock()
+		if !o.running && o.m.idle() && now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout) {
+			delete(s.objects, ref)
+			m.counters.evictions.Add(1)
+		}
+		o.mu.Unlock()
+	}
+}
+
+// Evict drops an object from memory: at once when it is idle, else when it next is. It says whether
+// the object was in memory.
+func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
+	s := &m.shards[id]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.objects[ref]
+	if o == nil {
+		return false
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.running && o.m.idle() {
+		delete(s.objects, ref)
+		m.counters.evictions.Add(1)
+	} else {
+		o.lastUsed = 0
+	}
+	return true
+}
+
+// Class returns a class of this node.
+func (m *Manager) Class(name string) (*Class, bool) {
+	c, ok := m.classes[name]
+	return c, ok
+}
+
+// Stats are the Manager's counters since it began, and what is in memory now.
+type Stats struct {
+	Calls, Refused, Activations, Evictions, Resets uint64
+	Objects                                        int
+	QueuedBytes                                    int64
+}
+
+// Stats returns the counters. It counts the objects, so it is for scraping, not for hot paths.
+func (m *Manager) Stats() Stats {
+	c := &m.counters
+	out := Stats{
+		Calls: c.calls.Load(), Refused: c.refused.Load(), Activations: c.activations.Load(),
+		Evictions: c.evictions.Load(), Resets: c.resets.Load(), QueuedBytes: m.queued.Load(),
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		out.Objects += len(s.objects)
+		s.mu.Unlock()
+	}
+	return out
+}
+
+// hybridClock gives times that never go back: Unix milliseconds << 16 with a counter below. They
+// name restore points; no promise rests on them.
+type hybridClock struct{ last atomic.Uint64 }
+
+func (c *hybridClock) now() uint64 {
+	wall := uint64(time.Now().UnixMilli()) << 16 //nolint:gosec // after 1970
+	for {
+		last := c.last.Load()
+		next := max(wall, last+1)
+		if c.last.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}

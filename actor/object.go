@@ -1,0 +1,474 @@
+package actor
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// object is one object in memory: its machine and writes under a lock, and the instance of the
+// class. It implements Settler and Confirmer. While it has events to run, one goroutine runs them;
+// when it has none there is no goroutine.
+type object struct {
+	shard *shard
+	class *Class
+	ref   storage.ObjectRef
+
+	mu       sync.Mutex
+	m        machine
+	w        writeSet
+	running  bool  // a runner is at work
+	counted  bool  // in shard.busy
+	lastUsed int64 // Unix nanoseconds
+
+	// Of the turn: touched only by the runner.
+	state     *State
+	impl      any
+	exists    bool // the record is there, with what is in flight
+	commitSeq uint64
+}
+
+// unlock is how every change of the machine ends: it starts a runner if there is something to run,
+// keeps the shard's count of busy objects, and answers who is to be answered, without the lock.
+func (o *object) unlock() {
+	start := false
+	if !o.running && o.ready() {
+		// The count is raised before the pause is looked at, so that a pause that begins now either
+		// stops this start or waits for it.
+		o.count(true)
+		if start = !o.shard.paused.Load(); start {
+			o.running = true
+		}
+	}
+	o.count(o.running || o.m.busy())
+	answers := o.m.take()
+	o.mu.Unlock()
+	o.send(answers)
+	if start {
+		o.shard.manager.spawn(o.run)
+	}
+	o.shard.checkDrained()
+}
+
+// ready says that an event could begin, but for a pause.
+func (o *object) ready() bool { return o.m.runnable() && o.w.bytes() <= UnflushedBytesMax }
+
+func (o *object) count(busy bool) {
+	if busy == o.counted {
+		return
+	}
+	o.counted = busy
+	if busy {
+		o.shard.busy.Add(1)
+	} else {
+		o.shard.busy.Add(-1)
+	}
+}
+
+func (o *object) send(answers []answer) {
+	for _, a := range answers {
+		if a.call != nil {
+			o.shard.manager.done(a.call, a.result)
+		} else {
+			a.barrier(a.result.Err)
+		}
+	}
+}
+
+// run runs events until there is none to run.
+func (o *object) run() {
+	for {
+		o.mu.Lock()
+		if !o.ready() || o.shard.paused.Load() {
+			o.running = false
+			o.lastUsed = time.Now().UnixNano()
+			o.unlock()
+			return
+		}
+		call := o.m.begin()
+		alive := o.m.alive
+		o.mu.Unlock()
+		o.event(call, alive)
+	}
+}
+
+// event runs one event and closes its segment.
+func (o *object) event(call *Call, alive bool) {
+	if err := expired(call); err != nil {
+		o.skip(err)
+		return
+	}
+	if !alive {
+		if err := o.load(call); err != nil {
+			o.skip(err)
+			return
+		}
+	}
+	result, reset := o.handle(call)
+	if reset != nil {
+		o.mu.Lock()
+		o.w.discardOpen()
+		o.m.die(result, reset)
+		o.state, o.impl = nil, nil
+		o.mu.Unlock()
+		o.shard.manager.counters.resets.Add(1)
+		o.afterTurn()
+		return
+	}
+	seg, err := o.close(func(wrote, sole bool) gate { return o.m.finish(result, wrote, sole) })
+	if err != nil {
+		o.mu.Lock()
+		o.w.discardOpen()
+		o.m.die(Result{Err: err}, errOwnerChanged())
+		o.mu.Unlock()
+	}
+	o.propose(seg)
+	o.afterTurn()
+}
+
+// afterTurn sends what the turn has answered; the runner goes on.
+func (o *object) afterTurn() {
+	o.mu.Lock()
+	answers := o.m.take()
+	o.mu.Unlock()
+	o.send(answers)
+}
+
+func (o *object) skip(err error) {
+	o.mu.Lock()
+	o.m.skip(err)
+	answers := o.m.take()
+	o.mu.Unlock()
+	o.send(answers)
+}
+
+// expired answers an event that nobody waits for any more, without running it.
+func expired(call *Call) error {
+	if !call.Deadline.IsZero() && !time.Now().Before(call.Deadline) {
+		return fault.New(fault.ObjectTimeout, "the call's deadline passed while it waited in the object's mailbox; it did not run")
+	}
+	if cause := call.canceledBy(); cause != nil {
+		return status.FromContextError(cause).Err()
+	}
+	return nil
+}
+
+// load begins a new incarnation: every segment of the last one is readable or dead, so the store
+// has all there is.
+func (o *object) load(call *Call) error {
+	r := o.reader()
+	raw, exists, err := r.Get(storage.KindFence, nil)
+	if err != nil {
+		return fmt.Errorf("load object: %w", err)
+	}
+	var fence storage.Fence
+	if exists {
+		if fence, err = storage.DecodeFence(raw); err != nil {
+			return fmt.Errorf("load object: %w", err)
+		}
+	}
+	state := &State{o: o, storage: Storage{o}}
+	if call.Named {
+		state.name = &call.Name
+	} else if exists {
+		raw, ok, err := r.Get(storage.KindRecord, nil)
+		if err != nil {
+			return fmt.Errorf("load object: %w", err)
+		}
+		if ok {
+			record, err := storage.DecodeRecord(raw)
+			if err != nil {
+				return fmt.Errorf("load object: %w", err)
+			}
+			state.name = record.Name
+		}
+	}
+	o.state, o.impl, o.exists, o.commitSeq = state, nil, exists, fence.CommitSequence
+	o.mu.Lock()
+	o.w = writeSet{}
+	o.m.born(o.shard.term.Load(), o.shard.incarnations.Add(1))
+	o.mu.Unlock()
+	o.shard.manager.counters.activations.Add(1)
+	return nil
+}
+
+// handle calls the class. reset is not nil when the incarnation is over: what those that wait
+// behind this event are told.
+func (o *object) handle(call *Call) (result Result, reset error) {
+	ctx := newEventContext(o.shard.manager.ctx, call)
+	defer ctx.close()
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if a, ok := p.(abortError); ok {
+			err := fault.New(fault.ObjectReset, "the object was reset: %s", a.reason)
+			result, reset = Result{Err: err}, err
+			return
+		}
+		o.state.Logger().Error("handler panicked", slog.String("method", call.Method), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+		result = Result{Err: fault.New(fault.Panic, "%s of class %s panicked: %v; the object was reset", call.Method, o.class.Name, p)}
+		reset = fault.New(fault.ObjectReset, "the object was reset because an event before this one panicked; this one did not run")
+	}()
+	method, ok := o.class.methods[call.Method]
+	if !ok {
+		return Result{Err: o.unknownMethod(call.Method)}, nil
+	}
+	if o.impl == nil {
+		o.impl = o.class.construct(o.state)
+	}
+	reply, err := method.Handler(o.impl, ctx, func(into any) error { return decodeRequest(call, into) }, nil)
+	if err != nil {
+		return Result{Err: err}, nil
+	}
+	body, err := encodeReply(call, reply)
+	return Result{Body: body, Err: err}, nil
+}
+
+func (o *object) unknownMethod(method string) error {
+	if o.class.streams[method] {
+		return fault.New(fault.UnknownMethod, "%s of class %s is a streaming method; streaming methods are not supported yet", method, o.class.Name)
+	}
+	return fault.New(fault.UnknownMethod, "class %s has no method %q", o.class.Name, method)
+}
+
+func decodeRequest(call *Call, into any) error {
+	m, ok := into.(proto.Message)
+	if !ok {
+		return status.Errorf(codes.Internal, "request type %T is no protobuf message", into)
+	}
+	var err error
+	switch {
+	case !call.JSON:
+		err = proto.Unmarshal(call.Body, m)
+	case len(call.Body) > 0:
+		err = protojson.Unmarshal(call.Body, m)
+	}
+	if err != nil {
+		return fault.New(fault.InvalidArgument, "request: not a %s: %v", m.ProtoReflect().Descriptor().FullName(), err)
+	}
+	return nil
+}
+
+func encodeReply(call *Call, reply any) ([]byte, error) {
+	m, ok := reply.(proto.Message)
+	if !ok {
+		return nil, status.Errorf(codes.Internal, "reply type %T is no protobuf message", reply)
+	}
+	if !call.JSON {
+		return proto.Marshal(m)
+	}
+	return protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
+}
+
+// close closes the open segment and puts its event, or barrier, at the output gate. It returns
+// what is to be proposed, if anything is.
+func (o *object) close(wait func(wrote, sole bool) gate) (*storage.Segment, error) {
+	record, wrote, err := o.recordOps()
+	if err != nil {
+		return nil, err
+	}
+	log := o.shard.manager.log
+	sole := !wrote && log.ConfirmNow(o.shard.id, o.m.term)
+	o.mu.Lock()
+	if !wrote {
+		o.w.discardOpen()
+	}
+	g := wait(wrote, sole)
+	token, term := o.m.token, o.m.term
+	var seg *storage.Segment
+	switch g {
+	case gatePropose:
+		o.commitSeq++
+		ops := o.w.closeSegment(o.m.seq)
+		seg = &storage.Segment{
+			Object: o.ref, Term: term, Incarnation: o.m.incarnation, Sequence: o.m.seq,
+			CommitSequence: o.commitSeq, Time: o.shard.manager.clock.now(), Ops: append(ops[:len(ops):len(ops)], record...),
+		}
+	case gateNone, gateConfirm:
+		o.w.discardOpen() // The incarnation is over, or there is nothing in it.
+	}
+	o.mu.Unlock()
+	if g == gateConfirm {
+		log.Confirm(o.shard.id, term, o, token)
+	}
+	return seg, nil
+}
+
+func (o *object) propose(seg *storage.Segment) {
+	if seg != nil {
+		o.shard.manager.log.Propose(o.shard.id, seg, o)
+	}
+}
+
+// recordOps says what the open segment does to the object's record, and whether the segment writes
+// anything at all. An object exists while it has data: its first write makes the record, and when
+// the last key goes so does the record.
+func (o *object) recordOps() ([]storage.Op, bool, error) {
+	// Only the turn writes into the open segment: reading it here needs no lock.
+	ops := o.w.ops
+	if len(ops) == 0 {
+		return nil, false, nil
+	}
+	sets, deletes := 0, 0
+	for i := range ops {
+		if ops[i].Op == storage.OpSet {
+			sets++
+		} else {
+			deletes++
+		}
+	}
+	empty := false
+	if deletes > 0 {
+		var err error
+		if empty, err = o.isEmpty(); err != nil {
+			return nil, false, err
+		}
+	}
+	switch {
+	case empty && !o.exists, !o.exists && sets == 0:
+		return nil, false, nil // Nothing was there, and nothing is.
+	case empty:
+		o.exists = false
+		return []storage.Op{{Op: storage.OpDelete, Kind: storage.KindRecord}}, true, nil
+	case !o.exists:
+		o.exists = true
+		raw, err := storage.Record{Name: o.state.name, Class: o.class.Name}.Encode()
+		if err != nil {
+			return nil, false, err
+		}
+		return []storage.Op{{Op: storage.OpSet, Kind: storage.KindRecord, Value: raw}}, true, nil
+	}
+	return nil, true, nil
+}
+
+func (o *object) isEmpty() (bool, error) {
+	empty := true
+	err := (&Storage{o}).list(ListOptions{Limit: 1}, func(Entry, error) bool {
+		empty = false
+		return false
+	})
+	return empty, err
+}
+
+// barrier is State.Confirm: it closes the segment that the running event has written so far.
+func (o *object) barrier(fn func(error)) error {
+	if err := o.turn(); err != nil {
+		return err
+	}
+	seg, err := o.close(func(wrote, sole bool) gate { return o.m.barrier(fn, wrote, sole) })
+	if err != nil {
+		return err
+	}
+	o.propose(seg)
+	o.afterTurn()
+	return nil
+}
+
+// turn says whether the object's storage may be used now.
+func (o *object) turn() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.turnLocked()
+}
+
+func (o *object) turnLocked() error {
+	switch {
+	case o.m.running == nil:
+		return ErrNoTurn
+	case o.m.doom != nil:
+		return o.m.doom
+	}
+	return nil
+}
+
+func (o *object) reader() storage.ObjectReader { return o.shard.manager.log.Reader(o.shard.id, o.ref) }
+
+// get reads a key through what is not yet in the store.
+func (o *object) get(key string) ([]byte, bool, error) {
+	o.mu.Lock()
+	if err := o.turnLocked(); err != nil {
+		o.mu.Unlock()
+		return nil, false, err
+	}
+	v, exists, known := o.w.get(key)
+	o.mu.Unlock()
+	if known {
+		return v, exists, nil
+	}
+	return o.reader().Get(storage.KindKV, []byte(key))
+}
+
+func (o *object) write(op storage.Op) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.turnLocked(); err != nil {
+		return err
+	}
+	return o.w.add(op)
+}
+
+// overlay returns what lies over the store in [lo, hi).
+func (o *object) overlay(lo, hi []byte) ([]overlaid, []rangeDelete, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err := o.turnLocked(); err != nil {
+		return nil, nil, err
+	}
+	over, hidden := o.w.view(lo, hi)
+	return over, hidden, nil
+}
+
+// Committed implements Settler.
+func (o *object) Committed(seq uint64) {
+	o.mu.Lock()
+	o.m.commit(seq)
+	o.unlock()
+}
+
+// Readable implements Settler.
+func (o *object) Readable(seq uint64) {
+	o.mu.Lock()
+	o.m.read(seq)
+	o.w.readable(seq)
+	o.unlock()
+}
+
+// Refused implements Settler.
+func (o *object) Refused(seq uint64, unknown bool) {
+	o.mu.Lock()
+	o.m.refuse(seq, unknown)
+	o.unlock()
+}
+
+// Confirmed implements Confirmer.
+func (o *object) Confirmed(token uint64, err error) {
+	o.mu.Lock()
+	o.m.confirm(token, err)
+	o.unlock()
+}
+
+// lose ends the object: it is owned elsewhere.
+func (o *object) lose() {
+	o.mu.Lock()
+	o.m.lose()
+	running := o.m.running
+	o.unlock()
+	if running != nil {
+		running.Cancel(errSuperseded)
+	}
+}
+
+var errSuperseded = errors.New("this node no longer owns the object")

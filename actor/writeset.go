@@ -1,0 +1,205 @@
+package actor
+
+import (
+	"bytes"
+	"cmp"
+	"slices"
+
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// layer is what has been written over what lies below it.
+type layer struct {
+	points map[string]point
+	ranges []rangeDelete
+}
+
+type point struct {
+	value   []byte
+	deleted bool
+	seq     uint64 // the segment that wrote it; 0 in the open segment
+}
+
+// rangeDelete covers [start, end); a nil end is the end of all keys.
+type rangeDelete struct {
+	start, end []byte
+	seq        uint64
+}
+
+func (r *rangeDelete) covers(key string) bool {
+	return key >= string(r.start) && (r.end == nil || key < string(r.end))
+}
+
+// write puts one operation into the layer.
+func (l *layer) write(op *storage.Op, seq uint64) {
+	if l.points == nil {
+		l.points = make(map[string]point)
+	}
+	switch op.Op {
+	case storage.OpSet:
+		l.points[string(op.Key)] = point{value: op.Value, seq: seq}
+	case storage.OpDelete:
+		l.points[string(op.Key)] = point{deleted: true, seq: seq}
+	case storage.OpDeleteRange:
+		r := rangeDelete{start: op.Key, end: op.End, seq: seq}
+		for key := range l.points {
+			if r.covers(key) {
+				delete(l.points, key)
+			}
+		}
+		l.ranges = append(l.ranges, r)
+	case storage.OpPatch:
+		panic("actor: patches are not written by objects")
+	}
+}
+
+// get returns the layer's word on a key; known is false when it has none.
+func (l *layer) get(key string) (value []byte, exists, known bool) {
+	if p, ok := l.points[key]; ok {
+		return p.value, !p.deleted, true
+	}
+	return nil, false, l.covers(key)
+}
+
+func (l *layer) covers(key string) bool {
+	return slices.ContainsFunc(l.ranges, func(r rangeDelete) bool { return r.covers(key) })
+}
+
+func (l *layer) empty() bool { return len(l.points) == 0 && len(l.ranges) == 0 }
+
+// writeSet is what an object has written and the store does not show yet: the open segment over
+// the segments in flight. Reads look through it, newest first, down to the store.
+type writeSet struct {
+	open      layer
+	ops       []storage.Op // of the open segment, in order
+	openBytes int
+
+	inFlight      layer
+	segments      []segmentOps // in flight, in order
+	inFlightBytes int
+}
+
+type segmentOps struct {
+	seq   uint64
+	ops   []storage.Op
+	bytes int
+}
+
+// add writes into the open segment. It refuses what would make the segment too large, and leaves
+// it as it was.
+func (w *writeSet) add(op storage.Op) error {
+	size := len(op.Key) + len(op.Value) + len(op.End) + 16
+	if len(w.ops) >= storage.MaxSegmentWrites {
+		return fault.New(fault.WriteSetTooLarge, "writes of one event: at most %d", storage.MaxSegmentWrites)
+	}
+	if w.openBytes+size > storage.MaxSegmentBytes {
+		return fault.New(fault.WriteSetTooLarge, "writes of one event: at most %d bytes, these would be %d", storage.MaxSegmentBytes, w.openBytes+size)
+	}
+	w.ops = append(w.ops, op)
+	w.openBytes += size
+	w.open.write(&w.ops[len(w.ops)-1], 0)
+	return nil
+}
+
+// mark names this moment of the open segment for rollbackTo.
+func (w *writeSet) mark() int { return len(w.ops) }
+
+// rollbackTo takes back everything written in the open segment since the mark.
+func (w *writeSet) rollbackTo(mark int) {
+	kept := w.ops[:mark]
+	w.discardOpen()
+	for _, op := range kept {
+		w.ops = append(w.ops, op)
+		w.openBytes += len(op.Key) + len(op.Value) + len(op.End) + 16
+		w.open.write(&op, 0)
+	}
+}
+
+// discardOpen takes back the whole open segment.
+func (w *writeSet) discardOpen() {
+	w.open, w.ops, w.openBytes = layer{}, nil, 0
+}
+
+// closeSegment moves the open segment in flight and returns its operations.
+func (w *writeSet) closeSegment(seq uint64) []storage.Op {
+	ops := w.ops
+	for i := range ops {
+		w.inFlight.write(&ops[i], seq)
+	}
+	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes})
+	w.inFlightBytes += w.openBytes
+	w.discardOpen()
+	return ops
+}
+
+// readable forgets the segments up to seq, which the store shows now.
+func (w *writeSet) readable(seq uint64) {
+	n := 0
+	for ; n < len(w.segments) && w.segments[n].seq <= seq; n++ {
+		s := &w.segments[n]
+		w.inFlightBytes -= s.bytes
+		for i := range s.ops {
+			if p, ok := w.inFlight.points[string(s.ops[i].Key)]; ok && p.seq <= seq {
+				delete(w.inFlight.points, string(s.ops[i].Key))
+			}
+		}
+	}
+	if n == len(w.segments) {
+		w.segments, w.inFlight = nil, layer{}
+		return
+	}
+	w.segments = slices.Delete(w.segments, 0, n)
+	w.inFlight.ranges = slices.DeleteFunc(w.inFlight.ranges, func(r rangeDelete) bool { return r.seq <= seq })
+}
+
+// get looks through both layers.
+func (w *writeSet) get(key string) (value []byte, exists, known bool) {
+	if value, exists, known = w.open.get(key); known {
+		return value, exists, true
+	}
+	return w.inFlight.get(key)
+}
+
+// covers says whether a key of the store is hidden by a deleted range.
+func (w *writeSet) covers(key string) bool { return w.open.covers(key) || w.inFlight.covers(key) }
+
+// overlaid is one key that the layers have a word on.
+type overlaid struct {
+	key     string
+	value   []byte
+	deleted bool
+}
+
+// view returns the layers' keys in [lo, hi), ascending; a nil hi is the end of all keys. The
+// deleted ranges come beside it. What it returns does not change when the object writes on.
+func (w *writeSet) view(lo, hi []byte) ([]overlaid, []rangeDelete) {
+	var out []overlaid
+	in := func(key string) bool { return key >= string(lo) && (hi == nil || key < string(hi)) }
+	for key, p := range w.open.points {
+		if in(key) {
+			out = append(out, overlaid{key, p.value, p.deleted})
+		}
+	}
+	for key, p := range w.inFlight.points {
+		if _, _, known := w.open.get(key); !known && in(key) {
+			out = append(out, overlaid{key, p.value, p.deleted})
+		}
+	}
+	slices.SortFunc(out, func(a, b overlaid) int { return cmp.Compare(a.key, b.key) })
+	return out, slices.Concat(w.open.ranges, w.inFlight.ranges)
+}
+
+func (w *writeSet) bytes() int { return w.openBytes + w.inFlightBytes }
+
+// prefixEnd returns the smallest key greater than all with the prefix; nil when there is none.
+func prefixEnd(prefix []byte) []byte {
+	end := bytes.Clone(prefix)
+	for i := len(end) - 1; i >= 0; i-- {
+		end[i]++
+		if end[i] != 0 {
+			return end[:i+1]
+		}
+	}
+	return nil
+}
