@@ -434,8 +434,11 @@ func (m *Mux) end(cause error) {
 		p.finish(ErrorResponse(&LostError{Sent: p.chunk <= sent, Cause: cause}))
 	}
 	for _, in := range inbound {
-		if in.cancel != nil {
-			in.cancel(cause)
+		m.mu.Lock()
+		cancel := in.cancel
+		m.mu.Unlock()
+		if cancel != nil {
+			cancel(cause)
 		}
 	}
 }
@@ -523,13 +526,14 @@ func (m *Mux) takeFrame(b []byte, now time.Time) error {
 		return m.takeBody(call, direction == 1, d.b)
 	case kindCancel:
 		m.mu.Lock()
-		in := m.inbound[call]
-		if in != nil {
+		var cancel func(error)
+		if in := m.inbound[call]; in != nil {
 			in.canceled = true
+			cancel = in.cancel
 		}
 		m.mu.Unlock()
-		if in != nil && in.cancel != nil {
-			in.cancel(context.Canceled)
+		if cancel != nil {
+			cancel(context.Canceled)
 		}
 	case kindPing:
 		m.mu.Lock()

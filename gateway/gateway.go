@@ -1,0 +1,364 @@
+// Package gateway is where callers come in: the public gRPC server, with the services of the
+// classes themselves, holdfast.v1.Objects and Admin, health and reflection, and the admin HTTP
+// handler. It turns what a caller sent into one request for the router, refuses what is malformed
+// with an error that names field and limit (P7), and knows nothing of where objects are.
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// Router takes calls to their owners; package router has the contract.
+type Router interface {
+	Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error))
+}
+
+// Config of a Gateway.
+type Config struct {
+	Router Router
+	// Classes that this node runs: their services are registered by name, so that reflection shows
+	// them. Calls of other classes are taken as well.
+	Classes []actor.Class
+	// Admin answers holdfast.v1.Admin.
+	Admin  holdfastv1.AdminServer
+	Logger *slog.Logger
+}
+
+// reservedPrefix begins the names of classes and services that only the cluster itself calls.
+const reservedPrefix = "holdfast.system."
+
+const reservedClass = "holdfast."
+
+// receiveBytesMax is where gRPC itself cuts a message off. It lies above the documented limit, so
+// that a request over that gets the documented error and not the library's.
+const receiveBytesMax = 2*frame.BodyBytesMax + 1<<20
+
+// Gateway is the public gRPC server.
+type Gateway struct {
+	holdfastv1.UnimplementedObjectsServer
+
+	cfg    Config
+	logger *slog.Logger
+	server *grpc.Server
+	health *health.Server
+	ctx    context.Context //nolint:containedctx // ends the streams at Stop
+	cancel context.CancelCauseFunc
+}
+
+// New returns a Gateway that is not serving yet.
+func New(cfg Config) *Gateway {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	g := &Gateway{cfg: cfg, logger: cfg.Logger, health: health.NewServer()}
+	g.ctx, g.cancel = context.WithCancelCause(context.Background())
+	g.server = grpc.NewServer(
+		grpc.ForceServerCodecV2(hybridCodec{encoding.GetCodecV2(proto.Name)}),
+		grpc.UnknownServiceHandler(g.unknown),
+		grpc.MaxRecvMsgSize(receiveBytesMax),
+		grpc.MaxSendMsgSize(receiveBytesMax),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.InitialWindowSize(1<<20),
+		grpc.InitialConnWindowSize(4<<20),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	holdfastv1.RegisterObjectsServer(g.server, g)
+	if cfg.Admin != nil {
+		holdfastv1.RegisterAdminServer(g.server, cfg.Admin)
+	}
+	healthv1.RegisterHealthServer(g.server, g.health)
+	for i := range cfg.Classes {
+		g.register(cfg.Classes[i].Service)
+	}
+	reflection.Register(g.server)
+	g.SetServing(false)
+	return g
+}
+
+// register adds a class's service: the same methods under the same names, with handlers that do
+// not look into the messages.
+func (g *Gateway) register(service *grpc.ServiceDesc) {
+	if strings.HasPrefix(service.ServiceName, reservedPrefix) {
+		return
+	}
+	desc := grpc.ServiceDesc{ServiceName: service.ServiceName, HandlerType: (*any)(nil), Metadata: service.Metadata}
+	for _, m := range service.Methods {
+		full := "/" + service.ServiceName + "/" + m.MethodName
+		desc.Methods = append(desc.Methods, grpc.MethodDesc{
+			MethodName: m.MethodName,
+			Handler: func(_ any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+				var in rawMessage
+				if err := dec(&in); err != nil {
+					return nil, err
+				}
+				return g.call(ctx, full, in.data)
+			},
+		})
+	}
+	for _, s := range service.Streams {
+		desc.Streams = append(desc.Streams, grpc.StreamDesc{
+			StreamName: s.StreamName, ClientStreams: s.ClientStreams, ServerStreams: s.ServerStreams,
+			Handler: func(any, grpc.ServerStream) error {
+				return fault.New(fault.UnknownMethod, "%s is a streaming method; streaming methods are not supported yet", s.StreamName)
+			},
+		})
+	}
+	g.server.RegisterService(&desc, g)
+	g.health.SetServingStatus(service.ServiceName, healthv1.HealthCheckResponse_NOT_SERVING)
+}
+
+// Serve serves on the listener until Stop.
+func (g *Gateway) Serve(l net.Listener) error { return g.server.Serve(l) }
+
+// SetServing says to health checks whether this node takes calls.
+func (g *Gateway) SetServing(ok bool) {
+	state := healthv1.HealthCheckResponse_NOT_SERVING
+	if ok {
+		state = healthv1.HealthCheckResponse_SERVING
+	}
+	g.health.SetServingStatus("", state)
+	for i := range g.cfg.Classes {
+		if name := g.cfg.Classes[i].Service.ServiceName; !strings.HasPrefix(name, reservedPrefix) {
+			g.health.SetServingStatus(name, state)
+		}
+	}
+}
+
+// Stop takes no new calls, waits for those under way until ctx ends, and closes every connection.
+func (g *Gateway) Stop(ctx context.Context) {
+	g.health.Shutdown()
+	g.cancel(status.Error(codes.Unavailable, "the node is stopping"))
+	done := make(chan struct{})
+	go func() {
+		g.server.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		g.server.Stop()
+		<-done
+	}
+}
+
+// unknown takes calls of services that this node does not run: another node may.
+func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	var in rawMessage
+	if err := stream.RecvMsg(&in); err != nil {
+		return err
+	}
+	out, err := g.call(stream.Context(), method, in.data)
+	if err != nil {
+		return err
+	}
+	return stream.SendMsg(out)
+}
+
+// waiters are reused: a call needs a channel for its answer.
+var waiters = sync.Pool{New: func() any { return make(chan frame.Response, 1) }}
+
+// call takes one unary call of a class's own method.
+func (g *Gateway) call(ctx context.Context, method string, body []byte) (*rawMessage, error) {
+	req, err := newRequest(ctx, method, body)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := g.route(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &rawMessage{data: resp.Body}, nil
+}
+
+func (g *Gateway) route(ctx context.Context, req *frame.Request) (frame.Response, error) {
+	if len(req.Body) > frame.BodyBytesMax {
+		return frame.Response{}, fault.New(fault.RequestTooLarge, "request: at most %d bytes, has %d", frame.BodyBytesMax, len(req.Body))
+	}
+	if err := checkReserved(req); err != nil {
+		return frame.Response{}, err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		req.Deadline = deadline
+	}
+	answered, _ := waiters.Get().(chan frame.Response)
+	cancel := g.cfg.Router.Route(req, func(r frame.Response) { answered <- r })
+	select {
+	case resp := <-answered:
+		waiters.Put(answered)
+		return resp, resp.Err()
+	case <-ctx.Done():
+		cancel(ctx.Err())
+		return frame.Response{}, status.FromContextError(ctx.Err()).Err()
+	}
+}
+
+// checkReserved keeps callers away from what the cluster keeps of itself.
+func checkReserved(req *frame.Request) error {
+	if strings.HasPrefix(req.Class, reservedClass) || strings.HasPrefix(req.Method, "/"+reservedPrefix) {
+		return fault.New(fault.UnknownClass, "class %q: names beginning with %q are reserved for the cluster itself", req.Class, reservedClass)
+	}
+	return nil
+}
+
+// The metadata keys that name the object.
+const (
+	keyName    = "holdfast-name"
+	keyNameBin = "holdfast-name-bin"
+	keyID      = "holdfast-id"
+	keyPrefix  = "holdfast-"
+)
+
+// newRequest reads the metadata of a call.
+func newRequest(ctx context.Context, method string, body []byte) (*frame.Request, error) {
+	req := &frame.Request{Method: method, Body: body}
+	md, _ := metadata.FromIncomingContext(ctx)
+	named := 0
+	for key, values := range md {
+		switch {
+		case !strings.HasPrefix(key, keyPrefix):
+			if !internalKey(key) {
+				if req.Metadata == nil {
+					req.Metadata = make(metadata.MD)
+				}
+				req.Metadata[key] = values
+			}
+		case key == keyName, key == keyNameBin:
+			named += len(values)
+			req.Name, req.Named = values[0], true
+		case key == keyID:
+			named += len(values)
+			id, err := placement.ParseID(values[0])
+			if err != nil {
+				return nil, fault.New(fault.InvalidID, "%s: %v", keyID, err)
+			}
+			req.ID = id
+		}
+	}
+	switch {
+	case named == 0:
+		return nil, fault.New(fault.MissingObject, "which object? Send metadata %s (printable ASCII), %s (any UTF-8) or %s (64 hex digits)", keyName, keyNameBin, keyID)
+	case named > 1:
+		return nil, fault.New(fault.AmbiguousObject, "send exactly one of the metadata %s, %s and %s; got %d", keyName, keyNameBin, keyID, named)
+	case len(req.Name) > frame.NameBytesMax:
+		return nil, fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name))
+	}
+	return req, nil
+}
+
+// internalKey says that a metadata key is gRPC's own.
+func internalKey(key string) bool {
+	return strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || key == "content-type" || key == "user-agent" || key == "te"
+}
+
+// Call implements holdfastv1.ObjectsServer.
+func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfastv1.CallResponse, error) {
+	req := &frame.Request{Class: in.GetClass(), Method: in.GetMethod(), JSON: true, Body: []byte(in.GetJson())}
+	switch object := in.GetObject().(type) {
+	case *holdfastv1.CallRequest_Name:
+		req.Name, req.Named = object.Name, true
+	case *holdfastv1.CallRequest_Id:
+		id, err := placement.ParseID(object.Id)
+		if err != nil {
+			return nil, fault.New(fault.InvalidID, "id: %v", err)
+		}
+		req.ID = id
+	default:
+		return nil, fault.New(fault.MissingObject, "which object? Set name or id")
+	}
+	switch {
+	case req.Class == "":
+		return nil, fault.New(fault.UnknownClass, "class: must be given")
+	case req.Method == "":
+		return nil, fault.New(fault.UnknownMethod, "method: must be given")
+	}
+	resp, err := g.route(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	return &holdfastv1.CallResponse{Json: string(resp.Body)}, nil
+}
+
+// Stream implements holdfastv1.ObjectsServer.
+func (g *Gateway) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	stop := context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })
+	defer stop()
+	defer cancel(nil)
+	return frame.NewMux(stream, &clientCalls{g}, frame.Options{}).Run(ctx)
+}
+
+// clientCalls takes what a client sends on a stream. What only nodes may say is ignored.
+type clientCalls struct{ g *Gateway }
+
+// Call implements frame.Handler.
+func (c *clientCalls) Call(req *frame.Request, reply func(frame.Response)) func(error) {
+	req.Hops, req.Revision = 0, 0
+	for key := range req.Metadata {
+		if strings.HasPrefix(key, keyPrefix) {
+			delete(req.Metadata, key)
+		}
+	}
+	if err := checkReserved(req); err != nil {
+		reply(frame.ErrorResponse(err))
+		return nil
+	}
+	return c.g.cfg.Router.Route(req, reply)
+}
+
+// Announce implements frame.Handler.
+func (*clientCalls) Announce(placement.ShardID, placement.NodeID, uint64) {}
+
+// Query implements frame.Handler.
+func (*clientCalls) Query(_ string, _ []byte, reply func([]byte, error)) {
+	reply(nil, fault.New(fault.InvalidArgument, "queries are for nodes"))
+}
+
+// rawMessage is a message that is passed on without being looked into.
+type rawMessage struct{ data []byte }
+
+// hybridCodec passes raw messages through and leaves the rest to protobuf.
+type hybridCodec struct{ proto encoding.CodecV2 }
+
+// Marshal implements encoding.CodecV2.
+func (c hybridCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if raw, ok := v.(*rawMessage); ok {
+		return mem.BufferSlice{mem.SliceBuffer(raw.data)}, nil
+	}
+	return c.proto.Marshal(v)
+}
+
+// Unmarshal implements encoding.CodecV2.
+func (c hybridCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if raw, ok := v.(*rawMessage); ok {
+		raw.data = data.Materialize()
+		return nil
+	}
+	return c.proto.Unmarshal(data, v)
+}
+
+// Name implements encoding.CodecV2.
+func (c hybridCodec) Name() string { return c.proto.Name() }

@@ -1,0 +1,499 @@
+// Package peer keeps a node connected to the others: who they are is checked on every stream, calls
+// and administrative queries travel on one multiplexed stream a pair, Raft's frames on another, and
+// snapshots on a third connection, so that a large one holds up neither.
+//
+// Each node dials every other and sends on the streams that it dialled; what it receives comes on
+// the streams that were dialled to it. docs/format/peer.md has the handshake.
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
+	peerv1 "github.com/holdfast-io/holdfast/proto/holdfast/peer/v1"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+// ProtocolVersion is what this release speaks; nodes of another are refused.
+const ProtocolVersion = 1
+
+// Hello is what a node says of itself on every stream.
+type Hello struct {
+	ClusterID string
+	Node      placement.NodeID
+	Name      string
+	// Boot counts the starts of the node's store, and Nonce tells apart two processes that think
+	// they have the same: copies of one disk.
+	Boot     uint64
+	Nonce    string
+	Revision uint64 // of the cluster facts
+}
+
+// Config of Peers.
+type Config struct {
+	Self Hello
+	// Revision returns the cluster facts' revision now.
+	Revision func() uint64
+	// Resolve returns where a node listens for others.
+	Resolve func(placement.NodeID) (addr string, ok bool)
+	// Admit refuses a node, with an error that says why to both sides. Called on every stream.
+	Admit func(Hello) error
+	// Raft takes a frame and keeps it. It must not block for long.
+	Raft func(from placement.NodeID, data []byte)
+	// Snapshot takes a shard's state and returns when it is installed.
+	Snapshot func(ctx context.Context, from placement.NodeID, header []byte, next func() ([]byte, error)) error
+	// Calls returns the handler of what a node sends.
+	Calls func(from placement.NodeID) frame.Handler
+	// OnBroken is told that the connections to a node broke and that it does not answer a plain
+	// dial either. OnConnected, that calls can be sent to it.
+	OnBroken    func(placement.NodeID)
+	OnConnected func(placement.NodeID)
+	Logger      *slog.Logger
+	// ProbeTimeout is how long the plain dial may take: default 50 ms.
+	ProbeTimeout time.Duration
+}
+
+// Bounds and times.
+const (
+	raftQueueFrames   = 1024
+	raftQueueBytesMax = 64 << 20
+	retryMin          = 20 * time.Millisecond
+	retryMax          = time.Second
+	refusedRetry      = 2 * time.Second
+	messageBytesMax   = 64 << 20
+)
+
+// Peers are the connections of one node. Methods are safe for concurrent use.
+type Peers struct {
+	peerv1.UnimplementedPeerServer
+
+	cfg    Config
+	logger *slog.Logger
+
+	ctx    context.Context //nolint:containedctx // the lifetime, ended by Close
+	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	closed  bool
+	links   map[placement.NodeID]*link
+	probing map[placement.NodeID]bool
+	said    map[string]bool // refusals that have been logged
+}
+
+// New returns Peers that are connected to nobody; SetPeers says to whom.
+func New(cfg Config) *Peers {
+	if cfg.ProbeTimeout == 0 {
+		cfg.ProbeTimeout = 50 * time.Millisecond
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Peers{
+		cfg: cfg, logger: cfg.Logger,
+		links: make(map[placement.NodeID]*link), probing: make(map[placement.NodeID]bool), said: make(map[string]bool),
+	}
+	p.ctx, p.cancel = context.WithCancelCause(context.Background())
+	return p
+}
+
+// Register adds the service to a server made with ServerOptions.
+func (p *Peers) Register(s grpc.ServiceRegistrar) { peerv1.RegisterPeerServer(s, p) }
+
+// ServerOptions are what the server of the peer port needs.
+func ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(messageBytesMax),
+		grpc.InitialWindowSize(4 << 20),
+		grpc.InitialConnWindowSize(8 << 20),
+		grpc.ConnectionTimeout(5 * time.Second),
+	}
+}
+
+// errClosed is why everything ends.
+var errClosed = errors.New("the node is closing its connections")
+
+// Close ends every connection and waits. The server is its owner's to stop.
+func (p *Peers) Close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	p.cancel(errClosed)
+	p.wg.Wait()
+}
+
+// spawn runs fn unless Peers is closed.
+func (p *Peers) spawn(fn func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.wg.Go(fn)
+	}
+}
+
+// SetPeers says which nodes to be connected to; connections to others are closed.
+func (p *Peers) SetPeers(nodes []placement.NodeID) {
+	want := make(map[placement.NodeID]bool)
+	for _, n := range nodes {
+		want[n] = n != p.cfg.Self.Node
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	for id, l := range p.links {
+		if !want[id] {
+			l.cancel(errClosed)
+			delete(p.links, id)
+		}
+	}
+	for id, ok := range want {
+		if ok && p.links[id] == nil {
+			l := newLink(p, id)
+			p.links[id] = l
+			p.wg.Go(l.runCalls)
+			p.wg.Go(l.runRaft)
+		}
+	}
+}
+
+func (p *Peers) link(to placement.NodeID) *link {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.links[to]
+}
+
+// errNoConnection is why something could not be sent.
+var errNoConnection = errors.New("no connection to that node")
+
+// SendRaft queues a frame and owns it. It does not block; false: it was dropped.
+func (p *Peers) SendRaft(to placement.NodeID, data []byte) bool {
+	l := p.link(to)
+	return l != nil && l.queueRaft(data)
+}
+
+// Call sends a call to a node; see frame.Mux.Call.
+func (p *Peers) Call(to placement.NodeID, req *frame.Request, done func(frame.Response)) (cancel func(cause error)) {
+	m := p.mux(to)
+	if m == nil {
+		done(frame.ErrorResponse(&frame.LostError{Cause: errNoConnection}))
+		return func(error) {}
+	}
+	return m.Call(req, done)
+}
+
+func (p *Peers) mux(to placement.NodeID) *frame.Mux {
+	if l := p.link(to); l != nil {
+		return l.mux.Load()
+	}
+	return nil
+}
+
+// Query sends an administrative request and waits for the answer.
+func (p *Peers) Query(ctx context.Context, to placement.NodeID, kind string, body []byte) ([]byte, error) {
+	m := p.mux(to)
+	if m == nil {
+		return nil, errNoConnection
+	}
+	type result struct {
+		body []byte
+		err  error
+	}
+	answered := make(chan result, 1)
+	m.Query(kind, body, func(body []byte, err error) { answered <- result{body, err} })
+	select {
+	case r := <-answered:
+		return r.body, r.err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// Announce tells every connected node that a node owns a shard.
+func (p *Peers) Announce(shard placement.ShardID, node placement.NodeID, term uint64) {
+	p.mu.Lock()
+	links := make([]*link, 0, len(p.links))
+	for _, l := range p.links {
+		links = append(links, l)
+	}
+	p.mu.Unlock()
+	for _, l := range links {
+		if m := l.mux.Load(); m != nil {
+			m.Announce(shard, node, term)
+		}
+	}
+}
+
+// SendSnapshot streams a shard's state to a node; it returns when the node has installed it.
+func (p *Peers) SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, next func() ([]byte, error)) error {
+	l := p.link(to)
+	if l == nil {
+		return errNoConnection
+	}
+	conn, err := l.conn()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := peerv1.NewPeerClient(conn).Snapshot(p.outgoing(ctx, to))
+	if err != nil {
+		return fmt.Errorf("snapshot to %s: %w", to, err)
+	}
+	chunk := &peerv1.SnapshotChunk{Header: header}
+	for {
+		pairs, err := next()
+		if errors.Is(err, io.EOF) {
+			chunk.Last = true
+		} else if err != nil {
+			return err
+		}
+		chunk.Pairs, chunk.Checksum = pairs, xxhash.Sum64(pairs)
+		if err := stream.Send(chunk); err != nil {
+			break // CloseAndRecv has the reason.
+		}
+		if chunk.GetLast() {
+			break
+		}
+		chunk = &peerv1.SnapshotChunk{}
+	}
+	if _, err := stream.CloseAndRecv(); err != nil {
+		return fmt.Errorf("snapshot to %s: %w", to, err)
+	}
+	return nil
+}
+
+// The handshake's metadata keys.
+const (
+	keyCluster  = "holdfast-cluster"
+	keyFrom     = "holdfast-from"
+	keyName     = "holdfast-name"
+	keyTo       = "holdfast-to"
+	keyBoot     = "holdfast-boot"
+	keyNonce    = "holdfast-nonce"
+	keyProtocol = "holdfast-protocol"
+	keyRevision = "holdfast-revision"
+)
+
+func (p *Peers) hello() metadata.MD {
+	s := p.cfg.Self
+	revision := uint64(0)
+	if p.cfg.Revision != nil {
+		revision = p.cfg.Revision()
+	}
+	return metadata.Pairs(
+		keyCluster, s.ClusterID, keyFrom, s.Node.String(), keyName, s.Name,
+		keyBoot, strconv.FormatUint(s.Boot, 10), keyNonce, s.Nonce,
+		keyProtocol, strconv.Itoa(ProtocolVersion), keyRevision, strconv.FormatUint(revision, 10),
+	)
+}
+
+func (p *Peers) outgoing(ctx context.Context, to placement.NodeID) context.Context {
+	md := p.hello()
+	md.Set(keyTo, to.String())
+	return metadata.NewOutgoingContext(ctx, md)
+}
+
+// check reads a handshake and decides whether to talk to who sent it.
+func (p *Peers) check(md metadata.MD) (Hello, error) {
+	one := func(key string) string {
+		if v := md.Get(key); len(v) == 1 {
+			return v[0]
+		}
+		return ""
+	}
+	h := Hello{ClusterID: one(keyCluster), Name: one(keyName), Nonce: one(keyNonce)}
+	var err error
+	if v := one(keyProtocol); v != strconv.Itoa(ProtocolVersion) {
+		return h, fmt.Errorf("protocol version %q, this node speaks %d: run the same release on all nodes", v, ProtocolVersion)
+	}
+	if h.Node, err = placement.ParseNodeID(one(keyFrom)); err != nil {
+		return h, fmt.Errorf("handshake: from: %w", err)
+	}
+	if h.Boot, err = strconv.ParseUint(one(keyBoot), 10, 64); err != nil {
+		return h, fmt.Errorf("handshake: boot: %w", err)
+	}
+	if h.Revision, err = strconv.ParseUint(one(keyRevision), 10, 64); err != nil {
+		return h, fmt.Errorf("handshake: revision: %w", err)
+	}
+	if h.ClusterID != p.cfg.Self.ClusterID {
+		return h, fmt.Errorf("node %s (%s) is of cluster %s, this one (%s) of cluster %s", h.Name, h.Node, h.ClusterID, p.cfg.Self.Name, p.cfg.Self.ClusterID)
+	}
+	if to := one(keyTo); to != "" && to != p.cfg.Self.Node.String() {
+		return h, fmt.Errorf("meant for node %s, but this is %s (%s): its address was taken over", to, p.cfg.Self.Node, p.cfg.Self.Name)
+	}
+	if p.cfg.Admit != nil {
+		return h, p.cfg.Admit(h)
+	}
+	return h, nil
+}
+
+// accept is the server's side of the handshake: it answers with this node's own.
+func (p *Peers) accept(stream grpc.ServerStream) (Hello, error) {
+	md, _ := metadata.FromIncomingContext(stream.Context())
+	h, err := p.check(md)
+	if err != nil {
+		p.sayOnce("refused a node", h.Node, err)
+		return h, status.Error(codes.FailedPrecondition, err.Error())
+	}
+	return h, stream.SendHeader(p.hello())
+}
+
+// sayOnce logs a refusal the first time.
+func (p *Peers) sayOnce(text string, node placement.NodeID, err error) {
+	p.mu.Lock()
+	key := text + err.Error()
+	said := p.said[key]
+	if len(p.said) < 1000 {
+		p.said[key] = true
+	}
+	p.mu.Unlock()
+	if !said {
+		p.logger.LogAttrs(p.ctx, slog.LevelWarn, text, slog.String("peer", node.String()), slog.Any("error", err))
+	}
+}
+
+// Calls implements peerv1.PeerServer.
+func (p *Peers) Calls(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
+	h, err := p.accept(stream)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := p.until(stream.Context())
+	defer cancel()
+	err = frame.NewMux(stream, p.cfg.Calls(h.Node), frame.Options{}).Run(ctx)
+	p.broke(h.Node)
+	return err
+}
+
+// until ends with ctx or with Peers.
+func (p *Peers) until(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(p.ctx, func() { cancel(errClosed) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// Raft implements peerv1.PeerServer.
+func (p *Peers) Raft(stream grpc.ClientStreamingServer[peerv1.RaftFrame, peerv1.RaftSummary]) error {
+	h, err := p.accept(stream)
+	if err != nil {
+		return err
+	}
+	for {
+		f, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return stream.SendAndClose(&peerv1.RaftSummary{})
+		}
+		if err != nil {
+			p.broke(h.Node)
+			return err
+		}
+		p.cfg.Raft(h.Node, f.GetMessages())
+	}
+}
+
+// Snapshot implements peerv1.PeerServer.
+func (p *Peers) Snapshot(stream grpc.ClientStreamingServer[peerv1.SnapshotChunk, peerv1.SnapshotResult]) error {
+	h, err := p.accept(stream)
+	if err != nil {
+		return err
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	pending, last := first, false
+	next := func() ([]byte, error) {
+		for {
+			if last {
+				return nil, io.EOF
+			}
+			chunk := pending
+			pending = nil
+			if chunk == nil {
+				var err error
+				if chunk, err = stream.Recv(); err != nil {
+					if errors.Is(err, io.EOF) {
+						err = io.ErrUnexpectedEOF
+					}
+					return nil, fmt.Errorf("snapshot: %w", err)
+				}
+			}
+			if xxhash.Sum64(chunk.GetPairs()) != chunk.GetChecksum() {
+				return nil, errors.New("snapshot: a chunk's checksum does not match")
+			}
+			last = chunk.GetLast()
+			if len(chunk.GetPairs()) > 0 {
+				return chunk.GetPairs(), nil
+			}
+		}
+	}
+	if err := p.cfg.Snapshot(stream.Context(), h.Node, first.GetHeader(), next); err != nil {
+		return status.Error(codes.Aborted, err.Error())
+	}
+	return stream.SendAndClose(&peerv1.SnapshotResult{})
+}
+
+// broke follows the end of an established stream of a node: when it does not answer a plain dial
+// either, it is taken for dead. A vanished machine answers nothing, so the dial has a short limit;
+// a node that only dropped a stream answers at once.
+func (p *Peers) broke(node placement.NodeID) {
+	p.mu.Lock()
+	busy := p.probing[node] || p.closed
+	p.probing[node] = true
+	if !busy {
+		p.wg.Go(func() { p.probe(node) })
+	}
+	p.mu.Unlock()
+}
+
+func (p *Peers) probe(node placement.NodeID) {
+	defer func() {
+		p.mu.Lock()
+		delete(p.probing, node)
+		p.mu.Unlock()
+	}()
+	if addr, ok := p.cfg.Resolve(node); ok {
+		d := net.Dialer{Timeout: p.cfg.ProbeTimeout}
+		conn, err := d.DialContext(p.ctx, "tcp", addr)
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+	}
+	if p.ctx.Err() == nil && p.cfg.OnBroken != nil {
+		p.cfg.OnBroken(node)
+	}
+}
+
+func dialOptions() []grpc.DialOption {
+	return []grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: time.Second,
+		}),
+		grpc.WithInitialWindowSize(4 << 20),
+		grpc.WithInitialConnWindowSize(8 << 20),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(messageBytesMax), grpc.MaxCallSendMsgSize(messageBytesMax)),
+	}
+}
