@@ -76,3 +76,10 @@ func (m *ringMembers) Observe(now time.Duration, seen []sighting, removed map[pl
 	slices.Sort(members)
 	return members
 }
+
+// admit puts a node into the ring at once: this node itself, when it is the first.
+func (m *ringMembers) admit(id placement.NodeID) {
+	if len(m.nodes) == 0 {
+		m.nodes[id] = &ringNode{inRing: true, alive: true}
+	}
+}

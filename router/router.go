@@ -549,3 +549,9 @@ func (c *call) answer(resp frame.Response) {
 	resp.Revision = c.r.cfg.Facts.Revision()
 	reply(resp)
 }
+
+// Owner returns who is believed to own a shard, for those who ask for something else than a call.
+func (r *Router) Owner(shard placement.ShardID) (placement.NodeID, bool) {
+	b, ok := r.owner(shard)
+	return b.node, ok
+}

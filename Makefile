@@ -1,0 +1,34 @@
+# `make` alone says what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help check test generate lint build image up down bench
+
+help: ## print this
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+check: ## what CI runs
+	.ci/run
+
+test: ## the tests, with the race detector
+	go test -race ./...
+
+generate: ## generate Go code from the .proto files (needs protoc)
+	scripts/generate
+
+lint: ## golangci-lint with the pinned version (the first build takes minutes)
+	go tool -modfile=tools/go.mod golangci-lint run
+
+build: ## build the static binary build/holdfast
+	CGO_ENABLED=0 go build -trimpath -o build/holdfast ./cmd/node
+
+image: build ## build the container image holdfast from the static binary
+	docker build -t holdfast .
+
+up: image ## start three nodes with docker-compose
+	docker-compose up -d
+
+down: ## stop them; their data stays (docker-compose down -v deletes it)
+	docker-compose down
+
+bench: ## measure calls, writes and memory, and print the table
+	go run ./bench

@@ -1,0 +1,524 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/holdfast-io/holdfast/cluster"
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
+	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/replica"
+	"github.com/holdfast-io/holdfast/router"
+	"github.com/holdfast-io/holdfast/storage"
+	"github.com/holdfast-io/holdfast/storage/value"
+)
+
+// peerCalls takes what another node sends: forwarded calls, news of owners, and queries.
+type peerCalls struct {
+	n    *Node
+	from placement.NodeID
+}
+
+// Call implements frame.Handler.
+func (p *peerCalls) Call(req *frame.Request, reply func(frame.Response)) func(error) {
+	return p.n.router.Route(req, reply)
+}
+
+// Announce implements frame.Handler.
+func (p *peerCalls) Announce(shard placement.ShardID, node placement.NodeID, term uint64) {
+	p.n.router.Learn(shard, node, term)
+}
+
+// Query implements frame.Handler. Queries read the disk, so each has a goroutine.
+func (p *peerCalls) Query(kind string, body []byte, reply func([]byte, error)) {
+	n := p.n
+	n.mu.Lock()
+	closing := n.ctx.Err() != nil
+	if !closing {
+		n.wg.Go(func() {
+			ctx, cancel := context.WithTimeout(n.ctx, queryTimeout)
+			defer cancel()
+			reply(n.answer(ctx, kind, body))
+		})
+	}
+	n.mu.Unlock()
+	if closing {
+		reply(nil, errClosed)
+	}
+}
+
+// The kinds of queries between nodes.
+const (
+	queryStatus = "status"
+	queryList   = "list"
+	queryShow   = "show"
+	queryEvict  = "evict"
+
+	queryTimeout = 10 * time.Second
+)
+
+// shardQuery asks the owner of a shard about its objects.
+type shardQuery struct {
+	Shard      placement.ShardID
+	Class      string // unique key
+	ID         placement.ObjectID
+	After      *placement.ObjectID
+	StartAfter []byte
+	Limit      int
+}
+
+type showAnswer struct {
+	Exists         bool
+	Record         storage.Record
+	Keys, Values   [][]byte
+	More           bool
+	CommitSequence uint64
+}
+
+// errNotOwner says that a query came to the wrong node.
+var errNotOwner = errors.New("not the owner of the shard")
+
+// answer answers a query, of another node or of this one.
+func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, error) {
+	if kind == queryStatus {
+		return json.Marshal(n.host.Status())
+	}
+	var q shardQuery
+	if err := json.Unmarshal(body, &q); err != nil {
+		return nil, fmt.Errorf("query %s: %w", kind, err)
+	}
+	if int(q.Shard) >= n.id.Shards {
+		return nil, fmt.Errorf("query %s: shard %d of %d", kind, q.Shard, n.id.Shards)
+	}
+	owner, term, ok := n.host.Leader(q.Shard)
+	if !ok || owner != n.id.Node {
+		return nil, errNotOwner
+	}
+	ref := storage.ObjectRef{Class: q.Class, ID: q.ID}
+	switch kind {
+	case queryEvict:
+		return json.Marshal(n.manager.Evict(q.Shard, ref))
+	case queryList:
+		list, err := n.store.ListObjects(q.Shard, q.Class, q.After, q.Limit)
+		return n.confirmed(ctx, q.Shard, term, list, err)
+	case queryShow:
+		shown, err := n.show(q, ref)
+		return n.confirmed(ctx, q.Shard, term, shown, err)
+	}
+	return nil, fmt.Errorf("query %q is not known: upgrade this node", kind)
+}
+
+// confirmed encodes an answer once this node was found to be the owner after it was read (P4).
+func (n *Node) confirmed(ctx context.Context, shard placement.ShardID, term uint64, answer any, err error) ([]byte, error) {
+	if err != nil {
+		return nil, err
+	}
+	if !n.host.ConfirmNow(shard, term) {
+		c := make(confirmer, 1)
+		n.host.Confirm(shard, term, c, 0)
+		select {
+		case err := <-c:
+			if err != nil {
+				return nil, errNotOwner
+			}
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return json.Marshal(answer)
+}
+
+// confirmer implements replica.Confirmer for one who waits.
+type confirmer chan error
+
+// Confirmed implements replica.Confirmer.
+func (c confirmer) Confirmed(_ uint64, err error) { c <- err }
+
+func (n *Node) show(q shardQuery, ref storage.ObjectRef) (showAnswer, error) {
+	var out showAnswer
+	r := n.store.Object(q.Shard, ref)
+	raw, ok, err := r.Get(storage.KindRecord, nil)
+	if err != nil || !ok {
+		return out, err
+	}
+	out.Exists = true
+	if out.Record, err = storage.DecodeRecord(raw); err != nil {
+		return out, err
+	}
+	if raw, ok, err = r.Get(storage.KindFence, nil); err != nil {
+		return out, err
+	} else if ok {
+		fence, err := storage.DecodeFence(raw)
+		if err != nil {
+			return out, err
+		}
+		out.CommitSequence = fence.CommitSequence
+	}
+	var lo []byte
+	if len(q.StartAfter) > 0 {
+		lo = append(slices.Clone(q.StartAfter), 0)
+	}
+	it, err := r.Iter(storage.KindKV, lo, nil)
+	if err != nil {
+		return out, err
+	}
+	defer it.Close()
+	size := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		if len(out.Keys) == q.Limit || size > 4<<20 {
+			out.More = true
+			break
+		}
+		out.Keys = append(out.Keys, slices.Clone(it.Key()))
+		out.Values = append(out.Values, slices.Clone(it.Value()))
+		size += len(it.Key()) + len(it.Value())
+	}
+	return out, it.Error()
+}
+
+// ask puts a query to the owner of a shard, wherever that is, until the context ends.
+func (n *Node) ask(ctx context.Context, kind string, q shardQuery, into any) error {
+	body, err := json.Marshal(q)
+	if err != nil {
+		return err
+	}
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		owner, ok := n.router.Owner(q.Shard)
+		var raw []byte
+		switch {
+		case !ok:
+			err = errNotOwner
+		case owner == n.id.Node:
+			raw, err = n.answer(ctx, kind, body)
+		default:
+			raw, err = n.peers.Query(ctx, owner, kind, body)
+		}
+		if err == nil {
+			return json.Unmarshal(raw, into)
+		}
+		select {
+		case <-ctx.Done():
+			return fault.New(fault.NoOwner, "shard %d: %v", q.Shard, err)
+		case <-t.C:
+		}
+	}
+}
+
+// adminServer implements holdfastv1.AdminServer.
+type adminServer struct {
+	holdfastv1.UnimplementedAdminServer
+
+	n *Node
+}
+
+// Status implements holdfastv1.AdminServer.
+func (a *adminServer) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (*holdfastv1.StatusResponse, error) {
+	n := a.n
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	out := &holdfastv1.StatusResponse{ClusterId: n.id.ClusterID}
+	members := n.cluster.Members()
+	views, warnings := n.views(ctx, members)
+	out.Warnings = warnings
+	best := bestViews(views, n.id.Shards)
+	owns := make(map[placement.NodeID]int32)
+	holds := make(map[placement.NodeID]bool)
+	for i := range n.id.Shards {
+		shard := &holdfastv1.Shard{Id: uint32(i)} //nolint:gosec // below MaxShards
+		if v := best[i]; v != nil {
+			shard.Voters, shard.Learners = n.names(v.Voters), n.names(v.Learners)
+			shard.Term, shard.Moving = v.Term, n.inWords(v.Moving)
+			if v.Owns {
+				shard.Owner = n.nameOf(v.Leader)
+				owns[v.Leader]++
+			}
+			for _, id := range slices.Concat(v.Voters, v.Learners) {
+				holds[id] = true
+			}
+		}
+		out.Shards = append(out.Shards, shard)
+	}
+	for i := range members {
+		m := &members[i]
+		if m.State == cluster.Replaced && !holds[m.ID] {
+			continue
+		}
+		out.Nodes = append(out.Nodes, &holdfastv1.Node{
+			Name: m.Name, Id: m.ID.String(), State: n.stateOf(m, holds[m.ID]), Owns: owns[m.ID], Version: m.Version,
+			Addresses: &holdfastv1.Addresses{
+				Grpc: m.Addresses.GRPC, Peer: m.Addresses.Peer, Gossip: m.Addresses.Gossip, Http: m.Addresses.HTTP, Admin: m.Addresses.Admin,
+			},
+		})
+		if m.NoLead {
+			out.Warnings = append(out.Warnings, fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name))
+		}
+	}
+	for _, c := range n.facts.view.Load().facts.GetClasses() {
+		out.Classes = append(out.Classes, &holdfastv1.Class{Name: c.GetName(), Service: c.GetService(), UniqueKey: c.GetUniqueKey()})
+	}
+	out.Warnings = append(out.Warnings, durability(best)...)
+	return out, nil
+}
+
+// durability says how much an acknowledged write survives, when that is less than it could be.
+func durability(views []*replica.ShardStatus) []string {
+	lone := 0
+	for _, v := range views {
+		if v != nil && len(v.Voters) == 1 {
+			lone++
+		}
+	}
+	if lone == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%d shards have one voter: what they acknowledge is on one disk; three nodes make it a majority of three", lone)}
+}
+
+func (n *Node) stateOf(m *cluster.Member, holds bool) string {
+	switch {
+	case n.facts.Removed()[m.ID] && holds:
+		return "removing"
+	case n.facts.Removed()[m.ID]:
+		return "removed"
+	default:
+		return string(m.State)
+	}
+}
+
+// inWords puts names for the node ids in a text.
+func (n *Node) inWords(text string) string {
+	if text == "" {
+		return ""
+	}
+	for _, m := range n.cluster.Members() {
+		text = strings.ReplaceAll(text, m.ID.String(), m.Name)
+	}
+	return text
+}
+
+// views asks every living node for its replicas' view of their shards.
+func (n *Node) views(ctx context.Context, members []cluster.Member) ([]replica.ShardStatus, []string) {
+	var (
+		mu       sync.Mutex
+		wg       sync.WaitGroup
+		out      []replica.ShardStatus
+		warnings []string
+	)
+	for i := range members {
+		m := &members[i]
+		if m.State != cluster.Alive {
+			continue
+		}
+		wg.Go(func() {
+			var views []replica.ShardStatus
+			var err error
+			if m.ID == n.id.Node {
+				views = n.host.Status()
+			} else {
+				var raw []byte
+				if raw, err = n.peers.Query(ctx, m.ID, queryStatus, nil); err == nil {
+					err = json.Unmarshal(raw, &views)
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				warnings = append(warnings, fmt.Sprintf("node %s does not answer: %v", m.Name, err))
+				return
+			}
+			out = append(out, views...)
+		})
+	}
+	wg.Wait()
+	return out, warnings
+}
+
+// bestViews picks, for each shard, the owner's view in the latest term, or else the latest one.
+func bestViews(views []replica.ShardStatus, shards int) []*replica.ShardStatus {
+	best := make([]*replica.ShardStatus, shards)
+	for i := range views {
+		v := &views[i]
+		if int(v.Shard) >= shards {
+			continue
+		}
+		old := best[v.Shard]
+		switch {
+		case old == nil, v.Owns && !old.Owns && v.Term >= old.Term, v.Owns == old.Owns && v.Term > old.Term:
+			best[v.Shard] = v
+		}
+	}
+	return best
+}
+
+// object resolves what an admin request names.
+func (n *Node) object(ctx context.Context, class, name, id string, named bool) (router.ClassFacts, placement.ObjectID, error) {
+	f, err := n.class(ctx, class)
+	if err != nil {
+		return f, placement.ObjectID{}, err
+	}
+	ns := placement.NewNamespace(f.UniqueKey)
+	if named {
+		return f, ns.IDFromName(name), nil
+	}
+	if id == "" {
+		return f, placement.ObjectID{}, fault.New(fault.MissingObject, "which object? Set name or id")
+	}
+	oid, err := ns.ParseID(id)
+	if err != nil {
+		return f, oid, fault.New(fault.InvalidID, "id: %v", err)
+	}
+	return f, oid, nil
+}
+
+func (n *Node) class(ctx context.Context, name string) (router.ClassFacts, error) {
+	if f, ok := n.facts.Class(name); ok {
+		return f, nil
+	}
+	if err := n.facts.Refresh(ctx); err != nil {
+		return router.ClassFacts{}, err
+	}
+	f, ok := n.facts.Class(name)
+	if !ok {
+		return f, fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", name)
+	}
+	return f, nil
+}
+
+// ListObjects implements holdfastv1.AdminServer.
+func (a *adminServer) ListObjects(ctx context.Context, req *holdfastv1.ListObjectsRequest) (*holdfastv1.ListObjectsResponse, error) {
+	f, err := a.n.class(ctx, req.GetClass())
+	if err != nil {
+		return nil, err
+	}
+	size := int(req.GetPageSize())
+	switch {
+	case size == 0:
+		size = 100
+	case size < 0 || size > 1000:
+		return nil, fault.New(fault.InvalidArgument, "page_size: must be 1 to 1000, is %d", size)
+	}
+	shard, after, err := parsePageToken(req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	out := &holdfastv1.ListObjectsResponse{}
+	for ; shard < a.n.id.Shards; shard, after = shard+1, nil {
+		var list []storage.ObjectListing
+		want := size - len(out.GetObjects())
+		q := shardQuery{Shard: placement.ShardID(shard), Class: f.UniqueKey, After: after, Limit: want} //nolint:gosec // below MaxShards
+		if err := a.n.ask(ctx, queryList, q, &list); err != nil {
+			return nil, err
+		}
+		for _, o := range list {
+			out.Objects = append(out.Objects, &holdfastv1.ObjectSummary{Id: o.ID.String(), Name: o.Record.Name})
+		}
+		if len(list) == want {
+			out.NextPageToken = strconv.Itoa(shard) + "/" + list[len(list)-1].ID.String()
+			break
+		}
+	}
+	return out, nil
+}
+
+func parsePageToken(token string) (int, *placement.ObjectID, error) {
+	if token == "" {
+		return 0, nil, nil
+	}
+	shardText, idText, ok := strings.Cut(token, "/")
+	shard, err := strconv.Atoi(shardText)
+	if !ok || err != nil || shard < 0 {
+		return 0, nil, fault.New(fault.InvalidArgument, "page_token: not one that this cluster gave")
+	}
+	id, err := placement.ParseID(idText)
+	if err != nil {
+		return 0, nil, fault.New(fault.InvalidArgument, "page_token: not one that this cluster gave")
+	}
+	return shard, &id, nil
+}
+
+// ShowObject implements holdfastv1.AdminServer.
+func (a *adminServer) ShowObject(ctx context.Context, req *holdfastv1.ShowObjectRequest) (*holdfastv1.ShowObjectResponse, error) {
+	n := a.n
+	_, named := req.GetObject().(*holdfastv1.ShowObjectRequest_Name)
+	f, id, err := n.object(ctx, req.GetClass(), req.GetName(), req.GetId(), named)
+	if err != nil {
+		return nil, err
+	}
+	limit := int(req.GetLimit())
+	switch {
+	case limit == 0:
+		limit = 1000
+	case limit < 0 || limit > 1000:
+		return nil, fault.New(fault.InvalidArgument, "limit: must be 1 to 1000, is %d", limit)
+	}
+	shard := placement.ShardOf(id, n.id.Shards)
+	var shown showAnswer
+	if err := n.ask(ctx, queryShow, shardQuery{Shard: shard, Class: f.UniqueKey, ID: id, StartAfter: req.GetStartAfter(), Limit: limit}, &shown); err != nil {
+		return nil, err
+	}
+	if !shown.Exists {
+		return nil, fault.New(fault.UnknownObject, "object %s of class %s does not exist: it has no stored data", id, f.Name)
+	}
+	owner, _ := n.router.Owner(shard)
+	out := &holdfastv1.ShowObjectResponse{
+		Id: id.String(), Name: shown.Record.Name, Shard: uint32(shard), Owner: n.nameOf(owner), More: shown.More,
+		AlarmUnixMs: shown.Record.AlarmUnixMilli, CommitSequence: shown.CommitSequence,
+	}
+	for i := range shown.Keys {
+		out.Entries = append(out.Entries, &holdfastv1.Entry{Key: shown.Keys[i], Value: shown.Values[i], Diagnostic: value.Diagnose(shown.Values[i])})
+	}
+	return out, nil
+}
+
+// EvictObject implements holdfastv1.AdminServer.
+func (a *adminServer) EvictObject(ctx context.Context, req *holdfastv1.EvictObjectRequest) (*holdfastv1.EvictObjectResponse, error) {
+	_, named := req.GetObject().(*holdfastv1.EvictObjectRequest_Name)
+	f, id, err := a.n.object(ctx, req.GetClass(), req.GetName(), req.GetId(), named)
+	if err != nil {
+		return nil, err
+	}
+	var evicted bool
+	q := shardQuery{Shard: placement.ShardOf(id, a.n.id.Shards), Class: f.UniqueKey, ID: id}
+	if err := a.n.ask(ctx, queryEvict, q, &evicted); err != nil {
+		return nil, err
+	}
+	return &holdfastv1.EvictObjectResponse{Evicted: evicted}, nil
+}
+
+// RemoveNode implements holdfastv1.AdminServer.
+func (a *adminServer) RemoveNode(ctx context.Context, req *holdfastv1.RemoveNodeRequest) (*holdfastv1.RemoveNodeResponse, error) {
+	n := a.n
+	var target *cluster.Member
+	others := 0
+	for _, m := range n.cluster.Members() {
+		switch {
+		case m.State == cluster.Replaced && m.ID.String() != req.GetNode():
+		case m.Name == req.GetNode() || m.ID.String() == req.GetNode():
+			target = &m
+		case m.State == cluster.Alive && !n.facts.Removed()[m.ID]:
+			others++
+		}
+	}
+	switch {
+	case target == nil:
+		return nil, fault.New(fault.UnknownNode, "node %q: no member has that name or id; see 'holdfast status'", req.GetNode())
+	case others == 0:
+		return nil, fault.New(fault.InvalidArgument, "node %q: it is the last one alive; nobody could take its replicas", req.GetNode())
+	}
+	if err := n.facts.ask(ctx, "RemoveNode", &systemv1.RemoveNodeRequest{Node: uint64(target.ID)}); err != nil {
+		return nil, err
+	}
+	return &holdfastv1.RemoveNodeResponse{Id: target.ID.String()}, nil
+}

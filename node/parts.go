@@ -1,0 +1,464 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/cluster"
+	"github.com/holdfast-io/holdfast/gateway"
+	"github.com/holdfast-io/holdfast/peer"
+	"github.com/holdfast-io/holdfast/placement"
+	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
+	"github.com/holdfast-io/holdfast/replica"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// hostLog lets objects write through a replica.Host.
+type hostLog struct{ *replica.Host }
+
+// Propose implements actor.Log.
+func (h hostLog) Propose(shard placement.ShardID, seg *storage.Segment, s actor.Settler) {
+	h.Host.Propose(shard, seg, s)
+}
+
+// Confirm implements actor.Log.
+func (h hostLog) Confirm(shard placement.ShardID, term uint64, c actor.Confirmer, token uint64) {
+	h.Host.Confirm(shard, term, c, token)
+}
+
+// raftTransport lets a replica.Host send through peer.Peers.
+type raftTransport struct{ *peer.Peers }
+
+// Send implements replica.Transport.
+func (t raftTransport) Send(to placement.NodeID, data []byte) bool { return t.SendRaft(to, data) }
+
+// listeners are the ports but the gossip's, all opened before anything starts, so that a port that
+// is taken stops the node before it has done anything.
+type listeners struct{ grpc, peer, http, admin net.Listener }
+
+func listen(cfg Config) (listeners, error) {
+	var l listeners
+	for _, one := range []struct {
+		flag, addr string
+		into       *net.Listener
+	}{
+		{"grpc", cfg.GRPC, &l.grpc}, {"peer", cfg.Peer, &l.peer}, {"http", cfg.HTTP, &l.http}, {"admin", cfg.Admin, &l.admin},
+	} {
+		ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", one.addr)
+		if err != nil {
+			l.close()
+			return listeners{}, fmt.Errorf("--%s: %w", one.flag, err)
+		}
+		*one.into = ln
+		if host := hostOf(one.addr); one.flag != "peer" && !isLoopback(host) {
+			cfg.Logger.Warn("listening beyond loopback without TLS", slog.String("port", one.flag), slog.String("address", ln.Addr().String()))
+		}
+	}
+	return l, nil
+}
+
+func (l *listeners) close() {
+	for _, ln := range []net.Listener{l.grpc, l.peer, l.http, l.admin} {
+		if ln != nil {
+			_ = ln.Close()
+		}
+	}
+}
+
+func hostOf(addr string) string {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr
+	}
+	return host
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// startAdmin serves health and metrics from the first moment on: a node that waits says why.
+func (n *Node) startAdmin() {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &nodeCollector{n})
+	n.admin = &http.Server{
+		Handler:           gateway.NewAdminHandler(gateway.AdminConfig{Ready: n.readiness, Gatherer: registry}),
+		ReadHeaderTimeout: 5 * time.Second,
+	}
+	n.workers = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusNotFound)
+			_, _ = io.WriteString(w, "No worker is deployed on this cluster.\n")
+		}),
+		ReadHeaderTimeout: 5 * time.Second,
+	}
+	n.wg.Go(func() { n.serve("admin", func() error { return n.admin.Serve(n.listeners.admin) }) })
+	n.wg.Go(func() { n.serve("http", func() error { return n.workers.Serve(n.listeners.http) }) })
+}
+
+// self describes this node to the others, and returns the IP that gossip advertises.
+func (n *Node) self() (cluster.Member, string, error) {
+	host, ip, err := advertise(n.cfg)
+	if err != nil {
+		return cluster.Member{}, "", err
+	}
+	at := func(l net.Listener) string {
+		listenHost, port, err := net.SplitHostPort(l.Addr().String())
+		if err != nil {
+			return l.Addr().String()
+		}
+		if parsed := net.ParseIP(listenHost); parsed == nil || parsed.IsUnspecified() {
+			listenHost = host
+		}
+		return net.JoinHostPort(listenHost, port)
+	}
+	return cluster.Member{
+		ID: n.id.Node, Name: n.id.Name, Version: n.cfg.Version, Boot: n.store.Boot(),
+		Addresses: cluster.Addresses{
+			GRPC: at(n.listeners.grpc), Peer: at(n.listeners.peer), HTTP: at(n.listeners.http), Admin: at(n.listeners.admin),
+			Gossip: net.JoinHostPort(host, strconv.Itoa(n.gossip.Port())),
+		},
+	}, ip, nil
+}
+
+// advertise returns the host that others reach this node by, and its IP.
+func advertise(cfg Config) (host, ip string, err error) {
+	host = cfg.Advertise
+	if host == "" {
+		host = hostOf(cfg.Gossip)
+		if parsed := net.ParseIP(host); host == "" || parsed != nil && parsed.IsUnspecified() {
+			if host, err = privateIP(); err != nil {
+				return "", "", err
+			}
+		}
+	}
+	if parsed := net.ParseIP(host); parsed != nil {
+		return host, host, nil
+	}
+	ips, err := net.DefaultResolver.LookupIP(context.Background(), "ip4", host)
+	if err != nil || len(ips) == 0 {
+		return "", "", fmt.Errorf("--advertise %q: no address for that name: %w", host, err)
+	}
+	return host, ips[0].String(), nil
+}
+
+// privateIP returns the machine's first address that is not loopback, or loopback when there is
+// no other.
+func privateIP() (string, error) {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("find this machine's address (pass --advertise): %w", err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && !n.IP.IsLoopback() && !n.IP.IsLinkLocalUnicast() {
+			return n.IP.String(), nil
+		}
+	}
+	return "127.0.0.1", nil
+}
+
+// memoryLimit returns what the node reckons with.
+func memoryLimit(configured int64) int64 {
+	if configured > 0 {
+		return configured
+	}
+	if limit := debug.SetMemoryLimit(-1); limit < 1<<50 {
+		return limit
+	}
+	raw, err := os.ReadFile("/proc/meminfo")
+	if err == nil {
+		for line := range strings.Lines(string(raw)) {
+			var kib int64
+			if _, err := fmt.Sscanf(line, "MemTotal: %d kB", &kib); err == nil {
+				return kib << 10
+			}
+		}
+	}
+	return 1 << 30
+}
+
+// storedMembers is what a node remembers of the others: a restart needs no seed.
+type storedMembers struct {
+	Members []cluster.Member   `json:"members"`
+	Ring    []placement.NodeID `json:"ring"`
+}
+
+const membersMetaKey = "members"
+
+func (n *Node) loadMembers() (storedMembers, error) {
+	var out storedMembers
+	raw, ok, err := n.store.Meta(membersMetaKey)
+	if err != nil || !ok {
+		return out, err
+	}
+	if err := json.Unmarshal(raw, &out); err != nil {
+		return out, fmt.Errorf("stored members: %w", err)
+	}
+	return out, nil
+}
+
+// watch follows gossip and the cluster facts, and tells the parts what follows from them.
+func (n *Node) watch(ring []placement.NodeID) {
+	start := time.Now()
+	members := newRingMembers(n.cfg.RingJoinAfter, n.cfg.RingDeadAfter, ring, 0)
+	// The founder of a cluster is in its own ring from the first moment on.
+	members.admit(n.id.Node)
+	t := time.NewTicker(100 * time.Millisecond)
+	defer t.Stop()
+	refresh := time.NewTicker(2 * time.Second)
+	defer refresh.Stop()
+	var stored string
+	for {
+		stored = n.observe(members, time.Since(start), stored)
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-t.C:
+		case <-n.changed:
+		case <-n.facts.changed:
+		case <-refresh.C:
+			n.wg.Go(n.refreshFacts)
+		}
+	}
+}
+
+// refreshFacts learns of what other nodes registered or removed, when nothing else has told.
+func (n *Node) refreshFacts() {
+	ctx, cancel := context.WithTimeout(n.ctx, systemCallTimeout)
+	defer cancel()
+	if err := n.facts.Refresh(ctx); err != nil {
+		n.log.Debug("refresh cluster facts", slog.Any("error", err))
+	}
+}
+
+func (n *Node) observe(members *ringMembers, now time.Duration, stored string) string {
+	removed := n.facts.Removed()
+	live := make(map[placement.NodeID]bool)
+	noLead := make(map[placement.NodeID]bool)
+	var seen []sighting
+	var connect []placement.NodeID
+	list := n.cluster.Members()
+	for _, m := range list {
+		seen = append(seen, sighting{Node: m.ID, Alive: m.State == cluster.Alive, Replaced: m.State == cluster.Replaced})
+		live[m.ID] = m.State == cluster.Alive
+		if m.NoLead {
+			noLead[m.ID] = true
+		}
+		if m.State != cluster.Replaced && !(removed[m.ID] && m.State != cluster.Alive) {
+			connect = append(connect, m.ID)
+		}
+	}
+	missing := n.missingClasses()
+	if len(missing) > 0 {
+		noLead[n.id.Node] = true
+	}
+	n.cluster.SetNoLead(len(missing) > 0)
+	ring := members.Observe(now, seen, removed)
+	if old := n.ring.Load(); !equalNodes(old.Members(), ring) {
+		n.log.Info("ring", slog.Any("members", n.names(ring)))
+		n.ring.Store(placement.NewRing(ring, n.id.Shards, n.id.Replicas))
+	}
+	n.peers.SetPeers(connect)
+	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead})
+	if removed[n.id.Node] && len(n.host.Status()) == 0 {
+		n.fail(ErrRemoved)
+	}
+	raw, err := json.Marshal(storedMembers{Members: list, Ring: ring})
+	if err == nil && string(raw) != stored {
+		if err := n.store.SetMeta(membersMetaKey, raw); err != nil {
+			n.log.Error("store the known members", slog.Any("error", err))
+		}
+	}
+	return string(raw)
+}
+
+func equalNodes(a, b []placement.NodeID) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *Node) names(ids []placement.NodeID) []string {
+	out := make([]string, 0, len(ids))
+	for _, id := range ids {
+		out = append(out, n.nameOf(id))
+	}
+	return out
+}
+
+func (n *Node) nameOf(id placement.NodeID) string {
+	if m, ok := n.member(id); ok {
+		return m.Name
+	}
+	return id.String()
+}
+
+func (n *Node) member(id placement.NodeID) (cluster.Member, bool) {
+	if n.cluster == nil {
+		return cluster.Member{}, false
+	}
+	return n.cluster.Member(id)
+}
+
+// resolve implements peer.Config.Resolve.
+func (n *Node) resolve(id placement.NodeID) (string, bool) {
+	m, ok := n.member(id)
+	return m.Addresses.Peer, ok && m.Addresses.Peer != ""
+}
+
+func (n *Node) peerBroken(id placement.NodeID) {
+	n.log.Info("a node does not answer", slog.String("peer", n.nameOf(id)))
+	n.host.PeerBroken(id)
+}
+
+// peerConnected tells a node that has just come what this one owns.
+func (n *Node) peerConnected(placement.NodeID) {
+	for i := range n.id.Shards {
+		shard := placement.ShardID(i) //nolint:gosec // below MaxShards
+		if node, term, ok := n.host.Leader(shard); ok && node == n.id.Node {
+			n.peers.Announce(shard, node, term)
+		}
+	}
+}
+
+// acquired spreads the news that this node owns a shard.
+func (n *Node) acquired(shard placement.ShardID, term uint64) {
+	n.router.Learn(shard, n.id.Node, term)
+	n.peers.Announce(shard, n.id.Node, term)
+}
+
+func (n *Node) classNames() []string {
+	var out []string
+	for i := range n.cfg.Classes {
+		out = append(out, n.cfg.Classes[i].Name)
+	}
+	return out
+}
+
+// missingClasses are the cluster's classes that this node can't run.
+func (n *Node) missingClasses() []string {
+	if n.facts == nil {
+		return nil
+	}
+	return n.facts.Missing(n.classNames())
+}
+
+// registered says whether the cluster knows all the classes of this node, as far as it knows.
+func (n *Node) registered() bool {
+	for i := range n.cfg.Classes {
+		c := &n.cfg.Classes[i]
+		if f, ok := n.facts.Class(c.Name); !ok || f.Service != c.Service.ServiceName {
+			return false
+		}
+	}
+	return true
+}
+
+func (n *Node) register() error {
+	req := &systemv1.RegisterClassesRequest{}
+	for i := range n.cfg.Classes {
+		c := &n.cfg.Classes[i]
+		req.Classes = append(req.Classes, &systemv1.Class{Name: c.Name, Service: c.Service.ServiceName})
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, systemCallTimeout)
+	defer cancel()
+	return n.facts.ask(ctx, "RegisterClasses", req)
+}
+
+// bootBook remembers the highest boot counter seen of each node, on disk: a node that comes with a
+// lower one, or with the same from another process, runs on an old copy of its disk, and nothing
+// that it says can be trusted.
+type bootBook struct {
+	store *storage.Store
+
+	mu   sync.Mutex
+	seen map[placement.NodeID]bootSeen
+}
+
+type bootSeen struct {
+	Boot  uint64 `json:"boot"`
+	Nonce string `json:"nonce"`
+}
+
+func (b *bootBook) admit(h peer.Hello) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.seen == nil {
+		b.seen = make(map[placement.NodeID]bootSeen)
+	}
+	key := "boot/" + h.Node.String()
+	last, ok := b.seen[h.Node]
+	if !ok {
+		raw, stored, err := b.store.Meta(key)
+		if err != nil {
+			return err
+		}
+		if stored {
+			if err := json.Unmarshal(raw, &last); err != nil {
+				return fmt.Errorf("stored boot of %s: %w", h.Node, err)
+			}
+		}
+	}
+	switch {
+	case h.Boot < last.Boot, h.Boot == last.Boot && h.Nonce != last.Nonce:
+		return fmt.Errorf("node %s (%s) runs on an old copy of its disk: boot %d after boot %d was seen; start it with an empty data directory, and it joins as a new node", h.Name, h.Node, h.Boot, last.Boot)
+	case h.Boot == last.Boot:
+		return nil
+	}
+	next := bootSeen{h.Boot, h.Nonce}
+	raw, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if err := b.store.SetMeta(key, raw); err != nil {
+		return err
+	}
+	b.seen[h.Node] = next
+	return nil
+}
+
+// admit implements peer.Config.Admit.
+func (n *Node) admit(h peer.Hello) error {
+	if h.Node == n.id.Node {
+		return errors.New("a node does not talk to itself; is its data directory a copy of another's?")
+	}
+	if err := n.boots.admit(h); err != nil {
+		return err
+	}
+	if h.Revision > n.facts.Revision() {
+		n.mu.Lock()
+		if n.ctx.Err() == nil {
+			n.wg.Go(n.refreshFacts)
+		}
+		n.mu.Unlock()
+	}
+	return nil
+}
+
+// shardID numbers a shard in a loop over all of them.
+func shardID(i int) placement.ShardID {
+	return placement.ShardID(i) //nolint:gosec // below MaxShards
+}
