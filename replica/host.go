@@ -94,7 +94,7 @@ const (
 	inboxFramesMax    = 4096
 	inboxProposalsMax = 1 << 16
 	ticksPerLoopMax   = 2
-	snapshotsMax      = 2 // sent at once
+	snapshotsMax      = 4 // sent at once
 	fenceCacheObjects = 1 << 16
 )
 
@@ -126,6 +126,7 @@ type Host struct {
 	out        map[placement.NodeID]*outFrame
 	membership Membership
 	sending    int // snapshots
+	snapshots  []queuedSnapshot
 	started    bool
 	handOver   bool
 

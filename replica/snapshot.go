@@ -68,7 +68,8 @@ func (h *Host) sendSnapshot(g *Group, m *raftpb.Message) {
 		h.guard(g, func() { g.rn.ReportSnapshot(to, raft.SnapshotFailure) })
 	}
 	if h.sending >= snapshotsMax {
-		failed(errors.New("enough are being sent"))
+		// It waits its turn. Raft sends the replica nothing meanwhile.
+		h.snapshots = append(h.snapshots, queuedSnapshot{g, m})
 		return
 	}
 	node, ok := g.address(to)
@@ -88,6 +89,7 @@ func (h *Host) sendSnapshot(g *Group, m *raftpb.Message) {
 		err := h.streamSnapshot(snap, node, header)
 		h.control(func() {
 			h.sending--
+			h.nextSnapshot()
 			if h.groups[g.shard] != g || g.failed != nil {
 				return
 			}
@@ -101,6 +103,27 @@ func (h *Host) sendSnapshot(g *Group, m *raftpb.Message) {
 			h.mark(g)
 		})
 	})
+}
+
+// queuedSnapshot is one that waits for others to be sent; at most one a replica.
+type queuedSnapshot struct {
+	g *Group
+	m *raftpb.Message
+}
+
+// nextSnapshot begins the next one that is still wanted.
+func (h *Host) nextSnapshot() {
+	for len(h.snapshots) > 0 && h.sending < snapshotsMax {
+		q := h.snapshots[0]
+		h.snapshots = h.snapshots[1:]
+		if h.groups[q.g.shard] != q.g || q.g.failed != nil {
+			continue
+		}
+		if !q.g.leader || q.m.GetTerm() != q.g.term {
+			continue // Raft has forgotten about it with its leadership.
+		}
+		h.sendSnapshot(q.g, q.m)
+	}
 }
 
 // cutHeader reads from the store's snapshot what index the data has.
@@ -178,7 +201,7 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 	if err != nil {
 		return err
 	}
-	if err := receivePairs(ingest, header.shard, next); err != nil {
+	if err := receive(ingest, &header, next); err != nil {
 		return errors.Join(err, ingest.Abort())
 	}
 	in := &install{header: header, ingest: ingest}
@@ -194,6 +217,25 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 	case <-ctx.Done():
 		return context.Cause(ctx) // The loop finishes or aborts it by itself.
 	}
+}
+
+// receive writes what the shard will have, in the order of the keys: Raft's state but for the hard
+// state, which is known only when Raft takes the snapshot, around the objects' state.
+func receive(ingest *storage.Ingest, header *snapshotHeader, next func() ([]byte, error)) error {
+	at := appendUints(nil, header.at.Index, header.at.Term)
+	for _, kv := range [...][2][]byte{
+		{storage.AppliedKey(header.shard), at},
+		{storage.DescriptorKey(header.shard), header.desc.encode()},
+		{storage.ReplicaKey(header.shard), appendUints(nil, header.to)},
+	} {
+		if err := ingest.Add(kv[0], kv[1]); err != nil {
+			return err
+		}
+	}
+	if err := receivePairs(ingest, header.shard, next); err != nil {
+		return err
+	}
+	return ingest.Add(storage.TruncatedKey(header.shard), at)
 }
 
 func receivePairs(ingest *storage.Ingest, shard placement.ShardID, next func() ([]byte, error)) error {
@@ -258,13 +300,7 @@ func (h *Host) install(g *Group) error {
 	if hs := g.ready.HardState; !raft.IsEmptyHardState(hs) {
 		hard[0], hard[1] = hs.GetTerm(), hs.GetVote()
 	}
-	err := in.ingest.Finish([]storage.KV{
-		{Key: storage.AppliedKey(g.shard), Value: appendUints(nil, in.header.at.Index, in.header.at.Term)},
-		{Key: storage.DescriptorKey(g.shard), Value: in.header.desc.encode()},
-		{Key: storage.HardStateKey(g.shard), Value: appendUints(nil, hard[:]...)},
-		{Key: storage.ReplicaKey(g.shard), Value: appendUints(nil, g.id)},
-		{Key: storage.TruncatedKey(g.shard), Value: appendUints(nil, in.header.at.Index, in.header.at.Term)},
-	})
+	err := in.ingest.Finish(appendUints(nil, hard[:]...))
 	in.done = err == nil
 	if err != nil {
 		return err

@@ -18,13 +18,14 @@ const (
 const (
 	tagApplied    = 'A'
 	tagDescriptor = 'D'
-	tagHardState  = 'H'
 	tagReplica    = 'I'
 	tagLog        = 'L'
 	tagState      = 'S'
 	tagTruncated  = 'U'
-	// tagAlarm is reserved: the index of alarms by time.
-	tagAlarm = 'X'
+	// tagHardState comes last: an ingest writes it when all else is written.
+	tagHardState = 'V'
+	// tagAlarm is reserved: the index of alarms by time, next to the state it belongs to.
+	tagAlarm = 'T'
 )
 
 const shardPrefixBytes = 1 + 4
@@ -81,9 +82,10 @@ func LogSpan(shard placement.ShardID, loIndex, hiIndex uint64) (lo, hi []byte) {
 	return LogKey(shard, loIndex), LogKey(shard, hiIndex)
 }
 
-// StateSpan returns the range of the shard's object state: what a snapshot of it copies.
+// StateSpan returns the range of the shard's object state, with its index of alarms: what a
+// snapshot of it copies.
 func StateSpan(shard placement.ShardID) (lo, hi []byte) {
-	return shardKey(shard, tagState), shardKey(shard, tagState+1)
+	return shardKey(shard, tagState), shardKey(shard, tagAlarm+1)
 }
 
 // classSpan returns the range of all objects of a class in the shard.

@@ -29,9 +29,6 @@ func (s *Snapshot) Iter(lo, hi []byte) (*Iter, error) { return iter(s.s, lo, hi)
 // Close releases the snapshot.
 func (s *Snapshot) Close() error { return s.s.Close() }
 
-// KV is a key and its value.
-type KV struct{ Key, Value []byte }
-
 // ingestFileBytes is when an ingest begins its next file.
 const ingestFileBytes = 16 << 20
 
@@ -50,8 +47,8 @@ func (s *Store) NewIngest(shard placement.ShardID) (*Ingest, error) {
 	return &Ingest{store: s, shard: shard}, nil
 }
 
-// Add adds a pair. Keys must ascend over the whole ingest and lie in the shard's StateSpan. Key
-// and value are copied.
+// Add adds a pair. Keys must ascend over the whole ingest and lie in the shard's ShardSpan. Key and
+// value are copied.
 func (in *Ingest) Add(key, value []byte) error {
 	if in.w != nil && in.bytes > ingestFileBytes {
 		if err := in.closeFile(); err != nil {
@@ -91,24 +88,21 @@ func (in *Ingest) closeFile() error {
 	return nil
 }
 
-// Finish replaces everything of the shard by what was added and the given keys of the shard's Raft
-// state, which must lie in its ShardSpan and outside its StateSpan. After an error nothing has
-// changed.
-func (in *Ingest) Finish(raft []KV) error {
+// Finish replaces everything of the shard by what was added and the given hard state, which is
+// known only at that moment and therefore has the last key and a file of its own. After an error
+// nothing has changed.
+func (in *Ingest) Finish(hardState []byte) error {
 	defer in.remove()
-	// Raft's keys lie before and after the state, so they need files of their own, one each.
 	if in.w != nil {
 		if err := in.closeFile(); err != nil {
 			return err
 		}
 	}
-	for _, kv := range raft {
-		if err := in.Add(kv.Key, kv.Value); err != nil {
-			return err
-		}
-		if err := in.closeFile(); err != nil {
-			return err
-		}
+	if err := in.Add(HardStateKey(in.shard), hardState); err != nil {
+		return err
+	}
+	if err := in.closeFile(); err != nil {
+		return err
 	}
 	lo, hi := ShardSpan(in.shard)
 	if _, err := in.store.db.IngestAndExcise(context.Background(), in.paths, nil, nil, pebble.KeyRange{Start: lo, End: hi}); err != nil {
