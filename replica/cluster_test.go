@@ -201,6 +201,7 @@ func (c *testCluster) steer() {
 func (c *testCluster) stop(n *testNode, crash bool) {
 	c.t.Helper()
 	c.net.set(n.id, nil)
+	c.net.isolate(n.id, true) // What it promises after the moment of the crash must not get out.
 	fs := n.fs
 	if crash {
 		fs = n.fs.CrashClone(vfs.CrashCloneCfg{})
@@ -211,6 +212,7 @@ func (c *testCluster) stop(n *testNode, crash bool) {
 	if err := n.store.Close(); err != nil {
 		c.t.Error(err)
 	}
+	c.net.isolate(n.id, false)
 	n.host, n.store, n.fs = nil, nil, fs
 }
 

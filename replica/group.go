@@ -358,7 +358,6 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 		last := rd.CommittedEntries[n-1]
 		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
 		b.Set(storage.AppliedKey(g.shard), appendUints(nil, g.applied.Index, g.applied.Term))
-		g.acquire()
 	}
 	return nil
 }
@@ -381,8 +380,8 @@ func (g *Group) writeEntries(b *storage.Batch, entries []*raftpb.Entry) {
 	g.log.append(entries)
 }
 
-// acquire begins ownership once the first entry of the own term is applied: everything that
-// earlier owners had acknowledged is then in the state.
+// acquire begins ownership once the first entry of the own term is applied and the batch with it
+// is written: everything that earlier owners had acknowledged can be read then.
 func (g *Group) acquire() {
 	if g.ownTerm != 0 || !g.leader || g.applied.Term != g.term {
 		return
@@ -515,6 +514,7 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 
 // advance follows the write of the batch.
 func (g *Group) advance() {
+	g.acquire()
 	g.rn.Advance(g.ready)
 	g.ready = raft.Ready{}
 }

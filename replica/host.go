@@ -130,10 +130,9 @@ type Host struct {
 	started    bool
 	handOver   bool
 
-	ticks     atomic.Int32
-	writing   atomic.Bool  // the loop is in a synced commit
-	stallTick atomic.Int32 // ticks since it began
-	counters  counters
+	ticks    atomic.Int32
+	writing  atomic.Uint64 // odd while the loop is in a synced commit; counts both ends of each
+	counters counters
 
 	ctx    context.Context //nolint:containedctx // the Host's own lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -282,7 +281,8 @@ func (h *Host) refuseAll() {
 func (h *Host) tick() {
 	t := time.NewTicker(h.cfg.Tick)
 	defer t.Stop()
-	stallMax := int32(5 * time.Second / h.cfg.Tick)
+	var watched uint64 // the write that was under way at the last tick
+	stalled := 0
 	for {
 		select {
 		case <-h.ctx.Done():
@@ -293,19 +293,22 @@ func (h *Host) tick() {
 			h.ticks.Add(1)
 		}
 		h.poke()
-		if !h.writing.Load() {
-			h.stallTick.Store(0)
+		if w := h.writing.Load(); w%2 == 0 || w != watched {
+			watched, stalled = w, 0
 			continue
 		}
-		n := h.stallTick.Add(1)
-		if n == int32(h.cfg.ElectionTicks)/3 { //nolint:gosec // a small number
+		stalled++
+		if stalled == max(h.cfg.ElectionTicks/3, 1) {
 			h.logger.Warn("the disk is slow: a synced write takes longer than a third of an election timeout")
 		}
-		if n == stallMax && h.cfg.OnStall != nil {
-			h.cfg.OnStall(fmt.Errorf("the disk has not finished a write for %d ticks", n))
+		if stalled == int(stallMax/h.cfg.Tick) && h.cfg.OnStall != nil {
+			h.cfg.OnStall(fmt.Errorf("the disk has not finished a write for %d ticks of %s", stalled, h.cfg.Tick))
 		}
 	}
 }
+
+// stallMax is how long a write may take before the node gives itself up.
+const stallMax = 5 * time.Second
 
 func (h *Host) poke() {
 	select {

@@ -220,9 +220,13 @@ func (h *Host) commit(sync bool) {
 	if h.batch.Empty() {
 		return
 	}
-	h.writing.Store(sync)
+	if sync {
+		h.writing.Add(1)
+	}
 	err := h.batch.Commit(sync)
-	h.writing.Store(false)
+	if sync {
+		h.writing.Add(1)
+	}
 	if err != nil {
 		panic(fmt.Sprintf("replica: %v", err))
 	}
@@ -250,6 +254,7 @@ func (h *Host) finish(g *Group) {
 		}
 	}
 	h.guard(g, g.advance)
+	h.publish(g)
 	if g.gone {
 		h.destroy(g, g.desc.NextID)
 		return

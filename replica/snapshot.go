@@ -94,7 +94,6 @@ func (h *Host) sendSnapshot(g *Group, m *raftpb.Message) {
 				return
 			}
 			if err != nil {
-				h.logger.Warn("snapshot failed", slog.Int("shard", int(g.shard)), slog.String("to", node.String()), slog.Any("error", err))
 				failed(err)
 			} else {
 				h.counters.snapshotsSent.Add(1)

@@ -76,6 +76,8 @@ const (
 	retryMax       = 50 * time.Millisecond
 	refreshTimeout = 3 * time.Second
 	sweepEvery     = 20 * time.Millisecond
+	// supersededGrace is how long an owner of the past may still answer.
+	supersededGrace = 100 * time.Millisecond
 )
 
 // Router routes calls. Its methods are safe for concurrent use.
@@ -155,6 +157,8 @@ type call struct {
 	cancel   func(error)          // of the try under way
 	canceled error
 	to       belief // forwarded to
+	// superseded is when the owner that it was forwarded to was found to be one of the past.
+	superseded time.Time
 }
 
 // Route takes a call to its owner. reply is called exactly once, from any goroutine, possibly
@@ -371,7 +375,8 @@ func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
 }
 
 // Learn takes the news of who owns a shard. Calls that were forwarded to the owner of an earlier
-// term end: that one may be cut off, and its answer may never come.
+// term end a moment later: that one may be cut off, and its answer may never come. The moment is
+// for planned moves, where the old owner has answered, and the news overtakes the answer.
 func (r *Router) Learn(shard placement.ShardID, node placement.NodeID, term uint64) {
 	if int(shard) >= len(r.learned) {
 		return
@@ -385,11 +390,12 @@ func (r *Router) Learn(shard placement.ShardID, node placement.NodeID, term uint
 			break
 		}
 	}
-	var ended, woken []*call
+	var woken []*call
+	now := time.Now()
 	r.mu.Lock()
 	for c := range r.forwarded {
-		if c.shard == shard && c.sentBefore(term) {
-			ended = append(ended, c)
+		if c.shard == shard {
+			c.supersede(term, now)
 		}
 	}
 	for c := range r.delayed {
@@ -399,9 +405,6 @@ func (r *Router) Learn(shard placement.ShardID, node placement.NodeID, term uint
 		}
 	}
 	r.mu.Unlock()
-	for _, c := range ended {
-		c.fail(fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again"))
-	}
 	for _, c := range woken {
 		r.try(c)
 	}
@@ -450,7 +453,7 @@ func (r *Router) sweep() {
 			return
 		case now := <-t.C:
 			ticks++
-			var due, late []*call
+			var due, late, ended []*call
 			r.mu.Lock()
 			for c, at := range r.delayed {
 				if !at.After(now) {
@@ -460,8 +463,11 @@ func (r *Router) sweep() {
 			}
 			if ticks%4 == 0 {
 				for c := range r.forwarded {
-					if now.After(c.req.Deadline) {
+					switch {
+					case now.After(c.req.Deadline):
 						late = append(late, c)
+					case c.isSuperseded(now):
+						ended = append(ended, c)
 					}
 				}
 			}
@@ -474,6 +480,9 @@ func (r *Router) sweep() {
 			for _, c := range late {
 				c.interrupt(context.DeadlineExceeded)
 			}
+			for _, c := range ended {
+				c.fail(fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again"))
+			}
 		}
 	}
 }
@@ -481,6 +490,9 @@ func (r *Router) sweep() {
 // under notes what is under way for the call, and passes a cancellation on that came before.
 func (c *call) under(cancel func(error), to belief) {
 	c.mu.Lock()
+	if to != c.to {
+		c.superseded = time.Time{}
+	}
 	c.cancel, c.to = cancel, to
 	canceled := c.canceled
 	c.mu.Unlock()
@@ -489,10 +501,19 @@ func (c *call) under(cancel func(error), to belief) {
 	}
 }
 
-func (c *call) sentBefore(term uint64) bool {
+// supersede notes that the owner that the call was forwarded to is one of an earlier term.
+func (c *call) supersede(term uint64, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.to.term < term && c.to.term != 0
+	if c.to.term != 0 && c.to.term < term && c.superseded.IsZero() {
+		c.superseded = now
+	}
+}
+
+func (c *call) isSuperseded(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.superseded.IsZero() && now.Sub(c.superseded) > supersededGrace
 }
 
 func (c *call) gone() bool {

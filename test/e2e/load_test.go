@@ -1,0 +1,277 @@
+package e2e_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-io/holdfast/examples/counter/counterv1"
+)
+
+// load increments counters through all the nodes, and remembers every answer.
+type load struct {
+	t       *testing.T
+	clients []counterv1.CounterClient
+	objects []loadObject
+	stop    atomic.Bool
+	wg      sync.WaitGroup
+	calls   atomic.Int64
+	failed  sync.Map // reason to count: calls that failed for longer than their retry
+	unknown atomic.Int64
+}
+
+type loadObject struct {
+	mu      sync.Mutex
+	answers map[int64]int // how often each count was answered
+	acked   int64
+	maybe   int64 // calls whose outcome is not known
+	last    time.Time
+	pause   time.Duration // the longest between two answers, since watched
+	watched bool
+}
+
+func newLoad(t *testing.T, nodes []*process, objects int) *load {
+	l := &load{t: t, objects: make([]loadObject, objects)}
+	for _, p := range nodes {
+		l.clients = append(l.clients, counterv1.NewCounterClient(p.conn()))
+	}
+	for i := range l.objects {
+		l.objects[i].answers = make(map[int64]int)
+	}
+	return l
+}
+
+func (l *load) name(i int) string { return fmt.Sprintf("load-%d", i) }
+
+// run starts callers; each calls one counter after another. They stop with finish.
+func (l *load) run(callers int) {
+	for caller := range callers {
+		l.wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(caller), 7))
+			for !l.stop.Load() {
+				l.increment(rng, rng.IntN(len(l.objects)))
+			}
+		})
+	}
+}
+
+func (l *load) finish() {
+	l.stop.Store(true)
+	l.wg.Wait()
+}
+
+// increment calls once, and again through another node while the call certainly did not run, for
+// at most ten seconds.
+func (l *load) increment(rng *rand.Rand, i int) {
+	o := &l.objects[i]
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "holdfast-name", l.name(i))
+	for {
+		resp, err := l.clients[rng.IntN(len(l.clients))].Increment(ctx, &counterv1.IncrementRequest{})
+		l.calls.Add(1)
+		if err == nil {
+			o.answered(resp.GetValue())
+			return
+		}
+		switch status.Code(err) {
+		case codes.Unavailable:
+			// Also what gRPC says when a connection breaks under a call: then it may have run.
+			if !isFault(err) {
+				o.mayHaveRun()
+			}
+			if ctx.Err() != nil {
+				l.fail(err)
+				return
+			}
+			select {
+			case <-time.After(5 * time.Millisecond):
+			case <-ctx.Done():
+			}
+			continue
+		case codes.Aborted:
+			l.unknown.Add(1)
+			o.mayHaveRun()
+		default:
+			o.mayHaveRun()
+			l.fail(err)
+		}
+		return
+	}
+}
+
+func (l *load) fail(err error) {
+	n, _ := l.failed.LoadOrStore(err.Error(), new(atomic.Int64))
+	n.(*atomic.Int64).Add(1)
+}
+
+func (o *loadObject) answered(value int64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.answers[value]++
+	o.acked++
+	now := time.Now()
+	if o.watched {
+		o.pause = max(o.pause, now.Sub(o.last))
+	}
+	o.last = now
+}
+
+func (o *loadObject) mayHaveRun() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.maybe++
+}
+
+// check compares every counter with what was answered: no acknowledged increment is lost, none is
+// answered twice with the same count.
+func (l *load) check() {
+	l.t.Helper()
+	acked := int64(0)
+	for i := range l.objects {
+		o := &l.objects[i]
+		ctx, cancel := context.WithTimeout(metadata.AppendToOutgoingContext(context.Background(), "holdfast-name", l.name(i)), 20*time.Second)
+		resp, err := l.clients[i%len(l.clients)].Get(ctx, &counterv1.GetRequest{})
+		cancel()
+		if err != nil {
+			l.t.Fatalf("get %s: %v", l.name(i), err)
+		}
+		if v := resp.GetValue(); v < o.acked || v > o.acked+o.maybe {
+			l.t.Errorf("%s = %d, but %d increments were acknowledged and %d may have run", l.name(i), v, o.acked, o.maybe)
+		}
+		for value, n := range o.answers {
+			if n > 1 {
+				l.t.Errorf("%s: %d was answered %d times", l.name(i), value, n)
+			}
+			if value > resp.GetValue() {
+				l.t.Errorf("%s: %d was answered, but it is %d", l.name(i), value, resp.GetValue())
+			}
+		}
+		acked += o.acked
+	}
+	l.failed.Range(func(reason, n any) bool {
+		l.t.Errorf("%d calls failed: %s", n.(*atomic.Int64).Load(), reason)
+		return true
+	})
+	l.t.Logf("%d calls, %d acknowledged, %d of unknown outcome", l.calls.Load(), acked, l.unknown.Load())
+}
+
+// TestThreeNodesAnswerRight: every answer is right, through every node.
+func TestThreeNodesAnswerRight(t *testing.T) {
+	nodes := threeNodes(t)
+	l := newLoad(t, nodes, 1000)
+	l.run(64)
+	<-time.After(3 * time.Second)
+	l.finish()
+	l.check()
+	if n := l.unknown.Load(); n != 0 {
+		t.Errorf("%d calls of unknown outcome on a healthy cluster", n)
+	}
+}
+
+// TestKillUnderLoad: calls go on when a node is killed, nothing is lost, and it comes back with no
+// call failing.
+func TestKillUnderLoad(t *testing.T) {
+	nodes := threeNodes(t)
+	victim := nodes[1]
+	survivors := []*process{nodes[0], nodes[2]}
+	l := newLoad(t, survivors, 300)
+	owned := ownedBy(t, l, survivors[0], victim.name)
+	l.run(64)
+	<-time.After(2 * time.Second)
+	l.watch(owned)
+	victim.kill()
+	<-time.After(5 * time.Second)
+	pauses := l.unwatch(owned)
+	t.Logf("pause of %d killed objects: median %s, worst %s", len(pauses), pauses[len(pauses)/2], pauses[len(pauses)-1])
+	if median := pauses[len(pauses)/2]; median > 300*time.Millisecond {
+		t.Errorf("median pause %s, want at most 300 ms", median)
+	}
+	if worst := pauses[len(pauses)-1]; worst > 3*time.Second {
+		t.Errorf("worst pause %s, want at most 3 s", worst)
+	}
+	before := l.unknown.Load()
+	victim.start()
+	victim.waitReady()
+	waitSpread(t, survivors[0], 3)
+	<-time.After(time.Second)
+	l.finish()
+	if n := l.unknown.Load() - before; n != 0 {
+		t.Errorf("%d calls of unknown outcome while the node came back", n)
+	}
+	l.check()
+}
+
+// ownedBy returns the load's objects that a node owns.
+func ownedBy(t *testing.T, l *load, through *process, owner string) []int {
+	t.Helper()
+	s, err := through.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []int
+	for i := range l.objects {
+		if shard := counterShard(l.name(i), len(s.Shards)); s.Shards[shard].Owner == owner {
+			out = append(out, i)
+		}
+	}
+	if len(out) == 0 {
+		t.Fatalf("%s owns none of the objects", owner)
+	}
+	return out
+}
+
+func (l *load) watch(objects []int) {
+	for _, i := range objects {
+		o := &l.objects[i]
+		o.mu.Lock()
+		o.watched, o.pause, o.last = true, 0, time.Now()
+		o.mu.Unlock()
+	}
+}
+
+// unwatch returns the longest pause of each object, ascending. Each is called several times a
+// second, so that between two calls hardly counts.
+func (l *load) unwatch(objects []int) []time.Duration {
+	var out []time.Duration
+	for _, i := range objects {
+		o := &l.objects[i]
+		o.mu.Lock()
+		out = append(out, max(o.pause, time.Since(o.last)))
+		o.watched = false
+		o.mu.Unlock()
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestFourthAndFifthNode: nodes join and are removed again under load.
+func TestFourthAndFifthNode(t *testing.T) {
+	nodes := threeNodes(t)
+	l := newLoad(t, nodes, 200)
+	l.run(16)
+	for _, name := range []string{"n4", "n5"} {
+		p := newProcess(t, name, "--join", nodes[0].ports["gossip"])
+		p.start()
+		p.waitReady()
+		nodes = append(nodes, p)
+	}
+	waitSpread(t, nodes[0], 5)
+	for _, name := range []string{"n4", "n5"} {
+		if out, errs, code := holdfast("remove", name, "--addr", nodes[0].ports["grpc"]); code != 0 {
+			t.Fatalf("remove %s: exit %d: %s%s", name, code, out, errs)
+		}
+	}
+	waitSpread(t, nodes[0], 3)
+	l.finish()
+	l.check()
+}
