@@ -14,17 +14,17 @@ import (
 	"github.com/holdfast-io/holdfast/storage"
 )
 
-// Settler and Confirmer are how a Log answers; package replica says when.
-type (
-	Settler interface {
-		Committed(seq uint64)
-		Readable(seq uint64)
-		Refused(seq uint64, unknown bool)
-	}
-	Confirmer interface {
-		Confirmed(token uint64, err error)
-	}
-)
+// Settler is how a Log answers what was proposed; package replica says when.
+type Settler interface {
+	Committed(seq uint64)
+	Readable(seq uint64)
+	Refused(seq uint64, unknown bool)
+}
+
+// Confirmer is how a Log answers whether this node is the owner.
+type Confirmer interface {
+	Confirmed(token uint64, err error)
+}
 
 // Log is what objects need of replication. Its methods queue and do not block, but for reads.
 type Log interface {

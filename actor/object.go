@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -295,7 +296,7 @@ func (o *object) close(wait func(wrote, sole bool) gate) (*storage.Segment, erro
 		ops := o.w.closeSegment(o.m.seq)
 		seg = &storage.Segment{
 			Object: o.ref, Term: term, Incarnation: o.m.incarnation, Sequence: o.m.seq,
-			CommitSequence: o.commitSeq, Time: o.shard.manager.clock.now(), Ops: append(ops[:len(ops):len(ops)], record...),
+			CommitSequence: o.commitSeq, Time: o.shard.manager.clock.now(), Ops: append(slices.Clip(ops), record...),
 		}
 	case gateNone, gateConfirm:
 		o.w.discardOpen() // The incarnation is over, or there is nothing in it.

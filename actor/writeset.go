@@ -66,8 +66,6 @@ func (l *layer) covers(key string) bool {
 	return slices.ContainsFunc(l.ranges, func(r rangeDelete) bool { return r.covers(key) })
 }
 
-func (l *layer) empty() bool { return len(l.points) == 0 && len(l.ranges) == 0 }
-
 // writeSet is what an object has written and the store does not show yet: the open segment over
 // the segments in flight. Reads look through it, newest first, down to the store.
 type writeSet struct {
@@ -160,9 +158,6 @@ func (w *writeSet) get(key string) (value []byte, exists, known bool) {
 	}
 	return w.inFlight.get(key)
 }
-
-// covers says whether a key of the store is hidden by a deleted range.
-func (w *writeSet) covers(key string) bool { return w.open.covers(key) || w.inFlight.covers(key) }
 
 // overlaid is one key that the layers have a word on.
 type overlaid struct {

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -253,7 +254,7 @@ func (c *Cluster) missing() []string {
 		for _, seed := range c.cfg.Seeds {
 			host, port, err := splitHostPort(seed)
 			if err == nil {
-				add(net.JoinHostPort(host, fmt.Sprint(port)))
+				add(net.JoinHostPort(host, strconv.Itoa(port)))
 			}
 		}
 	}

@@ -9,6 +9,7 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"maps"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
@@ -91,9 +92,7 @@ func New(reason Reason, format string, args ...any) *Error {
 // With returns a copy of e with one more metadata pair.
 func (e *Error) With(key, value string) *Error {
 	md := make(map[string]string, len(e.Metadata)+1)
-	for k, v := range e.Metadata {
-		md[k] = v
-	}
+	maps.Copy(md, e.Metadata)
 	md[key] = value
 	return &Error{Reason: e.Reason, Message: e.Message, Metadata: md}
 }

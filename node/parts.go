@@ -261,7 +261,7 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		if m.NoLead {
 			noLead[m.ID] = true
 		}
-		if m.State != cluster.Replaced && !(removed[m.ID] && m.State != cluster.Alive) {
+		if m.State != cluster.Replaced && (!removed[m.ID] || m.State == cluster.Alive) {
 			connect = append(connect, m.ID)
 		}
 	}

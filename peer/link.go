@@ -62,7 +62,7 @@ func (l *link) keep(attempt func() (stood bool, err error)) {
 			wait = retryMin
 			l.peers.broke(l.to)
 		case status.Code(err) == codes.FailedPrecondition:
-			l.peers.sayOnce("a node refuses this one", l.to, err)
+			l.peers.sayOnce(refusedByPeer, l.to, err)
 			wait = refusedRetry
 		}
 		t := time.NewTimer(wait)
@@ -86,7 +86,7 @@ func (l *link) greet(header func() (metadata.MD, error)) error {
 	}
 	h, err := l.peers.check(md)
 	if err != nil {
-		l.peers.sayOnce("refused a node", h.Node, err)
+		l.peers.sayOnce(refusedByUs, h.Node, err)
 		return status.Error(codes.FailedPrecondition, err.Error())
 	}
 	if h.Node != l.to {

@@ -139,15 +139,6 @@ func (p *Peers) Close() {
 	p.wg.Wait()
 }
 
-// spawn runs fn unless Peers is closed.
-func (p *Peers) spawn(fn func()) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !p.closed {
-		p.wg.Go(fn)
-	}
-}
-
 // SetPeers says which nodes to be connected to; connections to others are closed.
 func (p *Peers) SetPeers(nodes []placement.NodeID) {
 	want := make(map[placement.NodeID]bool)
@@ -352,23 +343,31 @@ func (p *Peers) accept(stream grpc.ServerStream) (Hello, error) {
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	h, err := p.check(md)
 	if err != nil {
-		p.sayOnce("refused a node", h.Node, err)
+		p.sayOnce(refusedByUs, h.Node, err)
 		return h, status.Error(codes.FailedPrecondition, err.Error())
 	}
 	return h, stream.SendHeader(p.hello())
 }
 
+// refusal says who refused whom.
+type refusal string
+
+const (
+	refusedByUs   refusal = "this node"
+	refusedByPeer refusal = "peer"
+)
+
 // sayOnce logs a refusal the first time.
-func (p *Peers) sayOnce(text string, node placement.NodeID, err error) {
+func (p *Peers) sayOnce(who refusal, node placement.NodeID, err error) {
 	p.mu.Lock()
-	key := text + err.Error()
+	key := string(who) + err.Error()
 	said := p.said[key]
 	if len(p.said) < 1000 {
 		p.said[key] = true
 	}
 	p.mu.Unlock()
 	if !said {
-		p.logger.LogAttrs(p.ctx, slog.LevelWarn, text, slog.String("peer", node.String()), slog.Any("error", err))
+		p.logger.Warn("refused", slog.String("by", string(who)), slog.String("peer", node.String()), slog.Any("error", err))
 	}
 }
 

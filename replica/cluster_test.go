@@ -135,9 +135,10 @@ type testCluster struct {
 
 const testTick = 10 * time.Millisecond
 
-func newCluster(t testing.TB, shards, nodes int) *testCluster {
-	c := &testCluster{t: t, net: newNetwork(), shards: shards, nodes: make(map[placement.NodeID]*testNode)}
-	t.Cleanup(c.close)
+func newCluster(tb testing.TB, shards, nodes int) *testCluster {
+	tb.Helper()
+	c := &testCluster{t: tb, net: newNetwork(), shards: shards, nodes: make(map[placement.NodeID]*testNode)}
+	tb.Cleanup(c.close)
 	for id := range nodes {
 		c.add(placement.NodeID(id + 1))
 	}
@@ -224,15 +225,15 @@ func (c *testCluster) close() {
 	}
 }
 
-func waitFor(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func waitFor(tb testing.TB, what string, cond func() bool) {
+	tb.Helper()
 	deadline := time.After(20 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !cond() {
 		select {
 		case <-deadline:
-			t.Fatalf("waited too long for %s", what)
+			tb.Fatalf("waited too long for %s", what)
 		case <-tick.C:
 		}
 	}

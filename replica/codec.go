@@ -204,8 +204,9 @@ func decodeLogEntry(index uint64, b []byte) (*raftpb.Entry, error) {
 	return newEntry(typ, term, index, append([]byte(nil), d.b...)), nil
 }
 
-// uints is a run of fixed-width numbers, for the small records of Raft's state.
-func appendUints(dst []byte, vs ...uint64) []byte {
+// encodeUints is a run of fixed-width numbers, for the small records of Raft's state.
+func encodeUints(vs ...uint64) []byte {
+	dst := make([]byte, 0, 8*len(vs))
 	for _, v := range vs {
 		dst = binary.BigEndian.AppendUint64(dst, v)
 	}

@@ -283,7 +283,7 @@ func (g *Group) begin() {
 		}
 	}
 	if rd.SoftState != nil {
-		g.lead = rd.SoftState.Lead
+		g.lead = rd.Lead
 		g.leader = rd.RaftState == raft.StateLeader
 		if !g.leader {
 			g.lose()
@@ -357,14 +357,14 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 	if n := len(rd.CommittedEntries); n > 0 {
 		last := rd.CommittedEntries[n-1]
 		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
-		b.Set(storage.AppliedKey(g.shard), appendUints(nil, g.applied.Index, g.applied.Term))
+		b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
 	}
 	return nil
 }
 
 func (g *Group) writeHardState(b *storage.Batch, hs *raftpb.HardState) {
 	g.log.hard.Term, g.log.hard.Vote, g.log.hard.Commit = new(hs.GetTerm()), new(hs.GetVote()), new(hs.GetCommit())
-	b.Set(storage.HardStateKey(g.shard), appendUints(nil, hs.GetTerm(), hs.GetVote(), hs.GetCommit()))
+	b.Set(storage.HardStateKey(g.shard), encodeUints(hs.GetTerm(), hs.GetVote(), hs.GetCommit()))
 }
 
 func (g *Group) writeEntries(b *storage.Batch, entries []*raftpb.Entry) {
@@ -565,7 +565,7 @@ func (g *Group) truncate(b *storage.Batch) {
 		return
 	}
 	b.DeleteRange(storage.LogSpan(g.shard, g.log.trunc.Index+1, to.Index+1))
-	b.Set(storage.TruncatedKey(g.shard), appendUints(nil, to.Index, to.Term))
+	b.Set(storage.TruncatedKey(g.shard), encodeUints(to.Index, to.Term))
 	g.log.truncateTo(to)
 }
 

@@ -127,7 +127,6 @@ type Host struct {
 	membership Membership
 	sending    int // snapshots
 	snapshots  []queuedSnapshot
-	started    bool
 	handOver   bool
 
 	ticks    atomic.Int32
@@ -184,11 +183,11 @@ func Bootstrap(store *storage.Store, node placement.NodeID, shards int) error {
 	desc := descriptor{Generation: 1, NextID: firstReplica + 1, Replicas: []replicaAddr{{ID: firstReplica, Node: node}}, Conf: confState{Voters: []uint64{firstReplica}}}
 	for i := range shards {
 		shard := placement.ShardID(i) //nolint:gosec // below MaxShards
-		b.Set(storage.ReplicaKey(shard), appendUints(nil, firstReplica))
+		b.Set(storage.ReplicaKey(shard), encodeUints(firstReplica))
 		b.Set(storage.DescriptorKey(shard), desc.encode())
-		b.Set(storage.AppliedKey(shard), appendUints(nil, firstIndex, firstTerm))
-		b.Set(storage.TruncatedKey(shard), appendUints(nil, firstIndex, firstTerm))
-		b.Set(storage.HardStateKey(shard), appendUints(nil, firstTerm, 0, firstIndex))
+		b.Set(storage.AppliedKey(shard), encodeUints(firstIndex, firstTerm))
+		b.Set(storage.TruncatedKey(shard), encodeUints(firstIndex, firstTerm))
+		b.Set(storage.HardStateKey(shard), encodeUints(firstTerm, 0, firstIndex))
 	}
 	return b.Commit(true)
 }

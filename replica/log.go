@@ -63,7 +63,7 @@ func (l *groupLog) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 			return entries[:i:i], nil
 		}
 	}
-	return entries[:len(entries):len(entries)], nil
+	return slices.Clip(entries), nil
 }
 
 func (l *groupLog) tailFirst() uint64 { return l.last.Index + 1 - uint64(len(l.tail)) }

@@ -403,7 +403,7 @@ func (h *Host) createReplica(from placement.NodeID, p *packet) *Group {
 	}
 	b := h.store.NewBatch()
 	defer func() { _ = b.Close() }()
-	b.Set(storage.ReplicaKey(p.shard), appendUints(nil, p.to))
+	b.Set(storage.ReplicaKey(p.shard), encodeUints(p.to))
 	if err := b.Commit(true); err != nil {
 		panic(fmt.Sprintf("replica: %v", err))
 	}
@@ -445,7 +445,7 @@ func (h *Host) destroy(g *Group, nextID uint64) {
 	h.leaders[g.shard].Store(nil)
 	h.sole[g.shard].Store(0)
 	h.fences.Forget(g.shard)
-	if err := h.store.DestroyShard(g.shard, appendUints(nil, nextID)); err != nil {
+	if err := h.store.DestroyShard(g.shard, encodeUints(nextID)); err != nil {
 		panic(fmt.Sprintf("replica: %v", err))
 	}
 	h.logger.Info("replica collected", slog.Int("shard", int(g.shard)), slog.Uint64("replica", g.id))

@@ -221,11 +221,11 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 // receive writes what the shard will have, in the order of the keys: Raft's state but for the hard
 // state, which is known only when Raft takes the snapshot, around the objects' state.
 func receive(ingest *storage.Ingest, header *snapshotHeader, next func() ([]byte, error)) error {
-	at := appendUints(nil, header.at.Index, header.at.Term)
+	at := encodeUints(header.at.Index, header.at.Term)
 	for _, kv := range [...][2][]byte{
 		{storage.AppliedKey(header.shard), at},
 		{storage.DescriptorKey(header.shard), header.desc.encode()},
-		{storage.ReplicaKey(header.shard), appendUints(nil, header.to)},
+		{storage.ReplicaKey(header.shard), encodeUints(header.to)},
 	} {
 		if err := ingest.Add(kv[0], kv[1]); err != nil {
 			return err
@@ -299,7 +299,7 @@ func (h *Host) install(g *Group) error {
 	if hs := g.ready.HardState; !raft.IsEmptyHardState(hs) {
 		hard[0], hard[1] = hs.GetTerm(), hs.GetVote()
 	}
-	err := in.ingest.Finish(appendUints(nil, hard[:]...))
+	err := in.ingest.Finish(encodeUints(hard[:]...))
 	in.done = err == nil
 	if err != nil {
 		return err

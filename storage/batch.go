@@ -136,5 +136,5 @@ func (i *Iter) Value() []byte { return i.it.Value() }
 // Error returns what went wrong, if the walk ended early.
 func (i *Iter) Error() error { return i.it.Error() }
 
-// Close releases the iterator and returns what went wrong.
-func (i *Iter) Close() error { return i.it.Close() }
+// Close releases the iterator. What went wrong is Error's to say.
+func (i *Iter) Close() { _ = i.it.Close() }

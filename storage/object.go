@@ -2,6 +2,7 @@ package storage
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
@@ -64,10 +65,10 @@ func (r ObjectReader) Get(kind KeyKind, key []byte) ([]byte, bool, error) {
 // Iter walks the object's keys of one kind in [lo, hi); a nil hi is the end of the kind.
 func (r ObjectReader) Iter(kind KeyKind, lo, hi []byte) (*ObjectIter, error) {
 	prefix := AppendObjectKey(nil, r.shard, r.ref, kind, nil)
-	from := append(prefix[:len(prefix):len(prefix)], lo...)
+	from := append(slices.Clip(prefix), lo...)
 	to := successor(prefix)
 	if hi != nil {
-		to = append(prefix[:len(prefix):len(prefix)], hi...)
+		to = append(slices.Clip(prefix), hi...)
 	}
 	it, err := r.store.Iter(from, to)
 	if err != nil {

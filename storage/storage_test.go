@@ -330,7 +330,7 @@ func TestApplySegment(t *testing.T) {
 	if it.First() {
 		t.Errorf("an object that ended left %x", it.Key())
 	}
-	_ = it.Close()
+	it.Close()
 }
 
 func TestIngestReplacesOneShard(t *testing.T) {

@@ -105,12 +105,12 @@ func newMessage(into any) (proto.Message, bool) {
 	if p.Kind() != reflect.Pointer || p.IsNil() || p.Elem().Kind() != reflect.Pointer {
 		return nil, false
 	}
-	if _, ok := p.Elem().Interface().(proto.Message); !ok {
+	if _, ok := reflect.TypeAssert[proto.Message](p.Elem()); !ok {
 		return nil, false
 	}
 	fresh := reflect.New(p.Elem().Type().Elem())
 	p.Elem().Set(fresh)
-	m, ok := fresh.Interface().(proto.Message)
+	m, ok := reflect.TypeAssert[proto.Message](fresh)
 	return m, ok
 }
 

@@ -40,6 +40,7 @@ type loadObject struct {
 }
 
 func newLoad(t *testing.T, nodes []*process, objects int) *load {
+	t.Helper()
 	l := &load{t: t, objects: make([]loadObject, objects)}
 	for _, p := range nodes {
 		l.clients = append(l.clients, counterv1.NewCounterClient(p.conn()))
