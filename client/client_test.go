@@ -1,0 +1,425 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	"github.com/holdfast-io/holdfast/client"
+	"github.com/holdfast-io/holdfast/examples/counter/counterv1"
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+type callFunc func(req *frame.Request, reply func(frame.Response)) func(error)
+
+// node is the part of a node that clients see, with a script in place of objects.
+type node struct {
+	holdfastv1.UnimplementedObjectsServer
+
+	addr string
+	stop func()
+
+	mu   sync.Mutex
+	call callFunc
+}
+
+func (n *node) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
+	return frame.NewMux(stream, (*script)(n), frame.Options{}).Run(stream.Context())
+}
+
+// script is a node as the handler of its streams.
+type script node
+
+func (s *script) Call(req *frame.Request, reply func(frame.Response)) func(error) {
+	s.mu.Lock()
+	call := s.call
+	s.mu.Unlock()
+	return call(req, reply)
+}
+
+func (*script) Announce(placement.ShardID, placement.NodeID, uint64) {}
+
+func (*script) Query(_ string, _ []byte, reply func([]byte, error)) { reply(nil, nil) }
+
+func (n *node) answer(call callFunc) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.call = call
+}
+
+// serve starts a node at an address; port 0 for any.
+func serve(t *testing.T, addr string, call callFunc) *node {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{addr: l.Addr().String(), call: call}
+	s := grpc.NewServer()
+	holdfastv1.RegisterObjectsServer(s, n)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.Serve(l)
+	}()
+	n.stop = sync.OnceFunc(func() {
+		s.Stop()
+		<-done
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+func connect(t *testing.T, addrs ...string) *client.Client {
+	t.Helper()
+	c, err := client.New(addrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+func echo(req *frame.Request, reply func(frame.Response)) func(error) {
+	reply(frame.Response{Body: req.Body})
+	return nil
+}
+
+func TestCallArrives(t *testing.T) {
+	t.Parallel()
+	got := make(chan *frame.Request, 1)
+	n := serve(t, "127.0.0.1:0", func(req *frame.Request, reply func(frame.Response)) func(error) {
+		got <- req
+		reply(frame.Response{Body: []byte{8, 7}})
+		return nil
+	})
+	c := connect(t, n.addr)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "k", "v", "holdfast-name", "other")
+	reply, err := counterv1.NewCounterClient(c.Name("Counter", "ä")).Get(ctx, &counterv1.GetRequest{})
+	if err != nil || reply.GetValue() != 7 {
+		t.Fatalf("got %v, %v", reply, err)
+	}
+	req := <-got
+	if req.Class != "Counter" || req.Method != "Get" || req.Name != "ä" || !req.Named || req.JSON || req.Deadline.IsZero() {
+		t.Errorf("got %+v", req)
+	}
+	if len(req.Metadata) != 1 || req.Metadata.Get("k")[0] != "v" {
+		t.Errorf("got metadata %v", req.Metadata)
+	}
+	id := placement.NewNamespace("Counter").IDFromName("x")
+	n.answer(func(req *frame.Request, reply func(frame.Response)) func(error) {
+		got <- req
+		reply(frame.Response{Body: req.Body})
+		return nil
+	})
+	raw, err := c.ID("Counter", id).CallJSON(t.Context(), "Increment", map[string]int{"amount": 5})
+	if err != nil || string(raw) != `{"amount":5}` {
+		t.Errorf("got %s, %v", raw, err)
+	}
+	if req := <-got; req.ID != id || req.Named || !req.JSON || req.Method != "Increment" {
+		t.Errorf("got %+v", req)
+	}
+	if _, err := c.Name("Counter", "x").CallJSON(t.Context(), "M", make(chan int)); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("arguments that JSON can't say: got %v", err)
+	}
+}
+
+// An answer says who owns the object: the next call goes there, and back when that node is gone.
+func TestGoesToTheOwner(t *testing.T) {
+	t.Parallel()
+	id := placement.NewNamespace("C").IDFromName("x")
+	direct := make(chan struct{}, 100)
+	owner := serve(t, "127.0.0.1:0", func(req *frame.Request, reply func(frame.Response)) func(error) {
+		direct <- struct{}{}
+		return echo(req, reply)
+	})
+	first := serve(t, "127.0.0.1:0", func(_ *frame.Request, reply func(frame.Response)) func(error) {
+		reply(frame.Response{Body: []byte(`"passed on"`), Owner: frame.OwnerHint{
+			Node: 7, Addr: owner.addr, Shard: placement.ShardOf(id, 16), Shards: 16, Term: 3,
+		}})
+		return nil
+	})
+	c := connect(t, first.addr)
+	o := c.Name("C", "x")
+	until(t, "a call that goes straight to the owner", func() bool {
+		if _, err := o.CallJSON(t.Context(), "M", nil); err != nil {
+			t.Fatal(err)
+		}
+		return len(direct) > 0
+	})
+	owner.stop()
+	until(t, "a call that is passed on again", func() bool {
+		raw, err := o.CallJSON(t.Context(), "M", nil)
+		if err != nil && fault.ReasonOf(err) != fault.OutcomeUnknown {
+			t.Fatal(err)
+		}
+		return string(raw) == `"passed on"`
+	})
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(end) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
+}
+
+func TestRefusedCallIsMadeAgain(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	n := serve(t, "127.0.0.1:0", func(req *frame.Request, reply func(frame.Response)) func(error) {
+		if calls++; calls < 4 {
+			reply(frame.ErrorResponse(fault.New(fault.NoOwner, "none")))
+			return nil
+		}
+		return echo(req, reply)
+	})
+	c := connect(t, n.addr)
+	if _, err := c.Name("C", "x").CallJSON(t.Context(), "M", nil); err != nil || calls != 4 {
+		t.Errorf("got %v after %d calls", err, calls)
+	}
+	n.answer(func(_ *frame.Request, reply func(frame.Response)) func(error) {
+		reply(frame.ErrorResponse(fault.New(fault.NoOwner, "none")))
+		return nil
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := c.Name("C", "x").CallJSON(ctx, "M", nil)
+	if code := status.Code(err); code != codes.DeadlineExceeded && code != codes.Unavailable {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLostCallIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
+	arrived := make(chan struct{}, 10)
+	n := serve(t, "127.0.0.1:0", func(*frame.Request, func(frame.Response)) func(error) {
+		arrived <- struct{}{}
+		return nil
+	})
+	c := connect(t, n.addr)
+	failed := make(chan error)
+	go func() {
+		_, err := c.Name("C", "x").CallJSON(t.Context(), "M", nil)
+		failed <- err
+	}()
+	<-arrived
+	n.stop()
+	if err := <-failed; fault.ReasonOf(err) != fault.OutcomeUnknown || status.Code(err) != codes.Aborted {
+		t.Errorf("got %v", err)
+	}
+	// The stub lives on when the node does.
+	serve(t, n.addr, echo)
+	if raw, err := c.Name("C", "x").CallJSON(t.Context(), "M", 5); err != nil || string(raw) != "5" {
+		t.Errorf("got %s, %v", raw, err)
+	}
+	if len(arrived) > 0 {
+		t.Error("the lost call was made again")
+	}
+}
+
+// sendAll makes calls with the revisions of their order in the body, without waiting.
+func sendAll(t *testing.T, o *client.Object, n int) []*client.Pending {
+	t.Helper()
+	var all []*client.Pending
+	for i := range n {
+		amount := int64(i)
+		p, err := o.Send(t.Context(), "M", &counterv1.IncrementRequest{Amount: &amount})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	return all
+}
+
+func TestOrderOfOneStub(t *testing.T) {
+	t.Parallel()
+	var ran []int
+	calls := 0
+	n := serve(t, "127.0.0.1:0", func(req *frame.Request, reply func(frame.Response)) func(error) {
+		if calls++; calls <= 150 { // All of the first, some of the second wave: then an owner is found.
+			reply(frame.ErrorResponse(fault.New(fault.OwnerChanged, "moved")))
+			return nil
+		}
+		number := 0
+		if len(req.Body) == 2 {
+			number = int(req.Body[1])
+		}
+		ran = append(ran, number)
+		return echo(req, reply)
+	})
+	c := connect(t, n.addr)
+	pending := sendAll(t, c.Name("C", "x"), 100)
+	var failed []int
+	for i, p := range pending {
+		if err := p.Wait(&counterv1.IncrementRequest{}); err != nil {
+			if fault.ReasonOf(err) != fault.OwnerChanged {
+				t.Errorf("call %d: %v", i, err)
+			}
+			failed = append(failed, i)
+		}
+	}
+	for i := 1; i < len(ran); i++ {
+		if ran[i] <= ran[i-1] {
+			t.Fatalf("call %d ran after call %d", ran[i], ran[i-1])
+		}
+	}
+	if len(ran)+len(failed) != 100 || len(ran) < 50 {
+		t.Errorf("%d ran and %d failed of 100", len(ran), len(failed))
+	}
+}
+
+// When a call ends unknown, those behind it that were not sent yet are not sent.
+func TestUnknownPoisonsWhatIsBehind(t *testing.T) {
+	t.Parallel()
+	var replies []func(frame.Response)
+	got := make(chan struct{}, 10)
+	n := serve(t, "127.0.0.1:0", func(_ *frame.Request, reply func(frame.Response)) func(error) {
+		replies = append(replies, reply)
+		got <- struct{}{}
+		return nil
+	})
+	c := connect(t, n.addr)
+	o := c.Name("C", "x")
+	pending := sendAll(t, o, 2)
+	<-got
+	<-got
+	replies[1](frame.ErrorResponse(fault.New(fault.NoOwner, "none")))
+	replies[0](frame.ErrorResponse(fault.New(fault.OutcomeUnknown, "lost")))
+	for i, want := range []fault.Reason{fault.OutcomeUnknown, fault.NoOwner} {
+		if err := pending[i].Wait(&counterv1.IncrementRequest{}); fault.ReasonOf(err) != want {
+			t.Errorf("call %d: got %v, want %s", i, err, want)
+		}
+	}
+	n.answer(echo)
+	if err := sendAll(t, o, 1)[0].Wait(&counterv1.IncrementRequest{}); err != nil {
+		t.Errorf("the next call: %v", err)
+	}
+}
+
+func TestCanceledCall(t *testing.T) {
+	t.Parallel()
+	arrived, told := make(chan struct{}), make(chan struct{})
+	n := serve(t, "127.0.0.1:0", func(_ *frame.Request, reply func(frame.Response)) func(error) {
+		close(arrived)
+		return func(cause error) {
+			reply(frame.ErrorResponse(cause))
+			close(told)
+		}
+	})
+	c := connect(t, n.addr)
+	ctx, cancel := context.WithCancel(t.Context())
+	failed := make(chan error)
+	go func() {
+		_, err := c.Name("C", "x").CallJSON(ctx, "M", nil)
+		failed <- err
+	}()
+	<-arrived
+	cancel()
+	if err := <-failed; status.Code(err) != codes.Canceled {
+		t.Errorf("got %v", err)
+	}
+	<-told
+}
+
+func TestNobodyThere(t *testing.T) {
+	t.Parallel()
+	if _, err := client.New(nil); err == nil {
+		t.Error("no addresses: want an error")
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := l.Addr().String()
+	_ = l.Close()
+	c := connect(t, addr)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if _, err := c.Name("C", "x").CallJSON(ctx, "M", nil); err == nil {
+		t.Error("want an error")
+	}
+	// A call that waits for a connection ends when the client is closed.
+	failed := make(chan error)
+	go func() {
+		_, err := c.Name("C", "x").CallJSON(context.Background(), "M", nil)
+		failed <- err
+	}()
+	c.Close()
+	if err := <-failed; status.Code(err) != codes.Canceled {
+		t.Errorf("got %v", err)
+	}
+	if _, err := c.Name("C", "x").CallJSON(context.Background(), "M", nil); status.Code(err) != codes.Canceled {
+		t.Errorf("after Close: got %v", err)
+	}
+}
+
+func TestManyCallersOfManyStubs(t *testing.T) {
+	t.Parallel()
+	var nodes []*node
+	for range 3 {
+		nodes = append(nodes, serve(t, "127.0.0.1:0", nil))
+	}
+	for i, n := range nodes {
+		n.answer(func(req *frame.Request, reply func(frame.Response)) func(error) {
+			id := placement.NewNamespace(req.Class).IDFromName(req.Name)
+			shard := placement.ShardOf(id, 64)
+			owner := nodes[int(shard)%3]
+			if int(shard)%3 != i && req.Metadata == nil && shard%7 == 0 {
+				reply(frame.ErrorResponse(fault.New(fault.NoOwner, "none")))
+				return nil
+			}
+			reply(frame.Response{Body: req.Body, Owner: frame.OwnerHint{Node: 1, Addr: owner.addr, Shard: shard, Shards: 64, Term: 1}})
+			return nil
+		})
+	}
+	c := connect(t, nodes[0].addr, nodes[1].addr, nodes[2].addr)
+	// Owners of shards divisible by 7 have to be learned first: nobody passes those on.
+	for i := range 500 {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "teach", "1")
+		if _, err := c.Name("C", fmt.Sprint(i)).CallJSON(ctx, "M", i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var wg sync.WaitGroup
+	for g := range 16 {
+		wg.Go(func() {
+			for i := range 200 {
+				raw, err := c.Name("C", fmt.Sprint(i)).CallJSON(t.Context(), "M", g)
+				if err != nil || string(raw) != fmt.Sprint(g) {
+					t.Errorf("got %s, %v", raw, err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := c.Name("C", "0").CallJSON(expired(t), "M", nil); !errors.Is(err, context.DeadlineExceeded) && status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("an expired context: got %v", err)
+	}
+}
+
+func expired(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 0)
+	cancel()
+	return ctx
+}
