@@ -1,0 +1,135 @@
+// Command bench measures Holdfast against stated references on the same machine in the same run,
+// and prints a table:
+//
+//	go run ./bench
+//
+// The references are a plain grpc-go unary echo, and commits of 200 bytes synced straight into
+// pebble. Every server is a process of its own. A run has rounds; in each, every row is measured
+// once, next to its references, and what is printed is the median over the rounds of the row's
+// figures and of its ratios. On a machine with other work the ratios and the CPU per call are what
+// to trust.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	rounds     int
+	length     time.Duration
+	callers    []int
+	only       string
+	dir        string
+	cpuProfile string
+	verbose    bool
+}
+
+func main() {
+	if role := os.Getenv(roleVariable); role != "" {
+		if err := serveRole(role); err != nil {
+			fmt.Fprintf(os.Stderr, "bench %s: %v\n", role, err)
+			os.Exit(1)
+		}
+		return
+	}
+	var o options
+	var callers string
+	flag.IntVar(&o.rounds, "rounds", 3, "`times` that everything is measured; medians are printed")
+	flag.DurationVar(&o.length, "length", 2*time.Second, "how `long` each row is measured in each round")
+	flag.StringVar(&callers, "callers", "1,64,512", "`numbers` of callers, separated by commas")
+	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory")
+	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
+	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profile of every server into this `directory`")
+	flag.BoolVar(&o.verbose, "v", false, "show what the servers log")
+	flag.Parse()
+	for s := range strings.SplitSeq(callers, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 1 || n > 10_000 {
+			fmt.Fprintf(os.Stderr, "bench: -callers %q: want numbers from 1 to 10000, separated by commas\n", callers)
+			os.Exit(2)
+		}
+		o.callers = append(o.callers, n)
+	}
+	if o.rounds < 1 || o.length <= 0 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "bench: -rounds and -length must be positive, and there are no arguments; see -help")
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	dir, err := os.MkdirTemp(o.dir, "holdfast-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	b := &bench{ctx: ctx, o: o, dir: dir}
+	defer b.stopAll()
+	for _, part := range []struct {
+		name string
+		run  func() error
+	}{{"one", b.oneNode}, {"three", b.threeNodes}, {"memory", b.memory}} {
+		if o.only != "" && !strings.Contains(","+o.only+",", ","+part.name+",") {
+			continue
+		}
+		if err := part.run(); err != nil {
+			return fmt.Errorf("part %s: %w", part.name, err)
+		}
+		b.stopAll()
+	}
+	return nil
+}
+
+// bench is a run.
+type bench struct {
+	ctx      context.Context //nolint:containedctx // the run's
+	o        options
+	dir      string
+	children []*child
+}
+
+func (b *bench) stopAll() {
+	for _, c := range b.children {
+		c.stop()
+	}
+	b.children = nil
+}
+
+// spawn starts a server in a process of its own; it ends with the run.
+func (b *bench) spawn(cfg roleConfig) (*child, error) {
+	if b.o.cpuProfile != "" {
+		cfg.CPUProfile = fmt.Sprintf("%s/%s.pprof", b.o.cpuProfile, cfg.Name)
+	}
+	c, err := startChild(b.ctx, cfg, b.o.verbose)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", cfg.Name, err)
+	}
+	b.children = append(b.children, c)
+	return c, nil
+}
+
+func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+
+// mustJSON is for types that always encode.
+func mustJSON(v any) []byte {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return raw
+}
