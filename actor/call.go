@@ -125,11 +125,15 @@ func (e *eventContext) look() context.Context {
 	return e.inner
 }
 
-// close releases what look made; the handler has returned.
+// close releases what look made; the handler has returned. Whoever looks now finds it over.
 func (e *eventContext) close() {
-	e.once.Do(func() { // Nobody looked; whoever does now finds it over.
-		ctx, cancel := context.WithCancel(e.Context)
-		e.inner, e.end = ctx, cancel
-	})
+	e.once.Do(func() { e.inner, e.end = over, func() {} })
 	e.end()
 }
+
+// over is a context that has ended.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()

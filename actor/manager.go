@@ -56,6 +56,8 @@ type Manager struct {
 	clock    hybridClock
 	queued   atomic.Int64 // bytes
 	counters counters
+	work     chan *object // to runners that wait
+	waiting  atomic.Int64 // those
 
 	ctx    context.Context //nolint:containedctx // the Manager's lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -88,7 +90,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.QueuedBytesMax == 0 {
 		cfg.QueuedBytesMax = 256 << 20
 	}
-	m := &Manager{cfg: cfg, logger: cfg.Logger, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards)}
+	m := &Manager{cfg: cfg, logger: cfg.Logger, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
 	for i := range cfg.Classes {
 		c := cfg.Classes[i]
 		if c.construct == nil {
@@ -130,7 +132,36 @@ func (m *Manager) Close() {
 	m.wg.Wait()
 }
 
-func (m *Manager) spawn(fn func()) { m.wg.Go(fn) }
+// runnersMax bounds the goroutines that wait for an object to run. A goroutine that has run handlers
+// has the stack that they need: a new one would have to grow it first.
+const runnersMax = 256
+
+// spawn runs an object's events, in a goroutine that waits for work if there is one.
+func (m *Manager) spawn(o *object) {
+	select {
+	case m.work <- o:
+	default:
+		m.wg.Go(func() { m.runner(o) })
+	}
+}
+
+// runner runs objects, one after another, until there are enough others that wait for one.
+func (m *Manager) runner(o *object) {
+	for {
+		o.run()
+		if m.waiting.Add(1) > runnersMax {
+			m.waiting.Add(-1)
+			return
+		}
+		select {
+		case o = <-m.work:
+			m.waiting.Add(-1)
+		case <-m.ctx.Done():
+			m.waiting.Add(-1)
+			return
+		}
+	}
+}
 
 // Deliver hands a call to its object, creating it in memory if it is not there. It does not block.
 // Calls for one object run in the order in which they were delivered.

@@ -57,7 +57,7 @@ func (o *object) unlock() {
 	o.mu.Unlock()
 	o.send(answers)
 	if start {
-		o.shard.manager.spawn(o.run)
+		o.shard.manager.spawn(o)
 	}
 	o.shard.checkDrained()
 }
@@ -405,11 +405,18 @@ func (o *object) get(key string) ([]byte, bool, error) {
 		return nil, false, err
 	}
 	v, exists, known := o.w.get(key)
+	version := o.w.version
 	o.mu.Unlock()
 	if known {
 		return v, exists, nil
 	}
-	return o.reader().Get(storage.KindKV, []byte(key))
+	v, exists, err := o.reader().Get(storage.KindKV, []byte(key))
+	if err == nil {
+		o.mu.Lock()
+		o.w.remember(key, v, exists, version)
+		o.mu.Unlock()
+	}
+	return v, exists, err
 }
 
 func (o *object) write(op storage.Op) error {

@@ -76,7 +76,25 @@ type writeSet struct {
 	inFlight      layer
 	segments      []segmentOps // in flight, in order
 	inFlightBytes int
+
+	// clean is what the store shows, of the keys used last, so that small objects read it once.
+	clean      []cleanKey
+	cleanBytes int
+	version    uint64 // changes when the store does
 }
+
+// cleanKey is a key as the store shows it.
+type cleanKey struct {
+	key    string
+	value  []byte
+	exists bool
+}
+
+// Bounds of what an object remembers of its store.
+const (
+	cleanKeysMax  = 8
+	cleanBytesMax = 512
+)
 
 type segmentOps struct {
 	seq   uint64
@@ -137,9 +155,19 @@ func (w *writeSet) readable(seq uint64) {
 	for ; n < len(w.segments) && w.segments[n].seq <= seq; n++ {
 		s := &w.segments[n]
 		w.inFlightBytes -= s.bytes
+		w.version++
 		for i := range s.ops {
-			if p, ok := w.inFlight.points[string(s.ops[i].Key)]; ok && p.seq <= seq {
-				delete(w.inFlight.points, string(s.ops[i].Key))
+			op := &s.ops[i]
+			if p, ok := w.inFlight.points[string(op.Key)]; ok && p.seq <= seq {
+				delete(w.inFlight.points, string(op.Key))
+			}
+			switch op.Op {
+			case storage.OpSet:
+				w.remember(string(op.Key), op.Value, true, w.version)
+			case storage.OpDelete:
+				w.remember(string(op.Key), nil, false, w.version)
+			case storage.OpDeleteRange, storage.OpPatch:
+				w.clean, w.cleanBytes = nil, 0
 			}
 		}
 	}
@@ -151,12 +179,45 @@ func (w *writeSet) readable(seq uint64) {
 	w.inFlight.ranges = slices.DeleteFunc(w.inFlight.ranges, func(r rangeDelete) bool { return r.seq <= seq })
 }
 
-// get looks through both layers.
+// get looks through both layers, and at what is remembered of the store.
 func (w *writeSet) get(key string) (value []byte, exists, known bool) {
 	if value, exists, known = w.open.get(key); known {
 		return value, exists, true
 	}
-	return w.inFlight.get(key)
+	if value, exists, known = w.inFlight.get(key); known {
+		return value, exists, true
+	}
+	for i := range w.clean {
+		if c := &w.clean[i]; c.key == key {
+			return c.value, c.exists, true
+		}
+	}
+	return nil, false, false
+}
+
+// remember notes what the store showed of a key at a version; the key that was noted first goes
+// when there are too many.
+func (w *writeSet) remember(key string, value []byte, exists bool, version uint64) {
+	if version != w.version {
+		return // The store has changed since.
+	}
+	if i := slices.IndexFunc(w.clean, func(c cleanKey) bool { return c.key == key }); i >= 0 {
+		w.forget(i)
+	}
+	size := len(key) + len(value)
+	if size > cleanBytesMax {
+		return
+	}
+	for len(w.clean) >= cleanKeysMax || w.cleanBytes+size > cleanBytesMax {
+		w.forget(0)
+	}
+	w.clean = append(w.clean, cleanKey{key, value, exists})
+	w.cleanBytes += size
+}
+
+func (w *writeSet) forget(i int) {
+	w.cleanBytes -= len(w.clean[i].key) + len(w.clean[i].value)
+	w.clean = slices.Delete(w.clean, i, i+1)
 }
 
 // overlaid is one key that the layers have a word on.

@@ -185,15 +185,11 @@ func serveRole(role string) error {
 		return err
 	}
 	if cfg.CPUProfile != "" {
-		f, err := os.Create(cfg.CPUProfile)
+		stop, err := profile(cfg.CPUProfile)
 		if err != nil {
 			return err
 		}
-		defer func() { _ = f.Close() }()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+		defer stop()
 	}
 	start, ok := map[string]func(roleConfig) (*server, error){
 		"echo": startEcho, "node": startNode, "replica": startReplica,
@@ -225,6 +221,22 @@ func serveRole(role string) error {
 		}
 	}
 	return nil
+}
+
+// profile writes this process's CPU profile until stop is called.
+func profile(path string) (stop func(), err error) {
+	f, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		_ = f.Close()
+	}, nil
 }
 
 // server is what a role starts.

@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -28,6 +29,7 @@ type options struct {
 	length     time.Duration
 	callers    []int
 	only       string
+	rows       *regexp.Regexp
 	dir        string
 	cpuProfile string
 	verbose    bool
@@ -42,13 +44,14 @@ func main() {
 		return
 	}
 	var o options
-	var callers string
+	var callers, rows string
 	flag.IntVar(&o.rounds, "rounds", 3, "`times` that everything is measured; medians are printed")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how `long` each row is measured in each round")
 	flag.StringVar(&callers, "callers", "1,64,512", "`numbers` of callers, separated by commas")
 	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory")
+	flag.StringVar(&rows, "rows", "", "only the rows whose names match a regular `expression`, as in -rows 'echo|read'")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
-	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profile of every server into this `directory`")
+	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profiles of every server and of the callers into this `directory`")
 	flag.BoolVar(&o.verbose, "v", false, "show what the servers log")
 	flag.Parse()
 	for s := range strings.SplitSeq(callers, ",") {
@@ -59,12 +62,17 @@ func main() {
 		}
 		o.callers = append(o.callers, n)
 	}
+	var err error
+	if o.rows, err = regexp.Compile(rows); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -rows:", err)
+		os.Exit(2)
+	}
 	if o.rounds < 1 || o.length <= 0 || flag.NArg() > 0 {
 		fmt.Fprintln(os.Stderr, "bench: -rounds and -length must be positive, and there are no arguments; see -help")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, o)
+	err = run(ctx, o)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -80,6 +88,13 @@ func run(ctx context.Context, o options) error {
 	defer func() { _ = os.RemoveAll(dir) }()
 	b := &bench{ctx: ctx, o: o, dir: dir}
 	defer b.stopAll()
+	if o.cpuProfile != "" {
+		stop, err := profile(o.cpuProfile + "/callers.pprof")
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	for _, part := range []struct {
 		name string
 		run  func() error

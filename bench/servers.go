@@ -63,6 +63,7 @@ func startEcho(roleConfig) (*server, error) {
 
 // startNode serves a node with counters.
 func startNode(cfg roleConfig) (*server, error) {
+	node.TuneRuntime(0)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	n, err := node.Start(ctx, node.Config{
@@ -105,6 +106,7 @@ const replicaShards = placement.DefaultShards
 // startReplica serves shards without objects: storage, replica and peer alone, on addresses that
 // are known beforehand. It proposes nothing into the shards that it leads, again and again.
 func startReplica(cfg roleConfig) (*server, error) {
+	node.TuneRuntime(0)
 	store, err := storage.Open(cfg.Dir, storage.Options{Logger: logger()})
 	if err != nil {
 		return nil, err

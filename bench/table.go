@@ -36,6 +36,7 @@ func newTable(title string) *table { return &table{title: title, cells: make(map
 
 // rounds measures all rows in every round and prints the table.
 func (b *bench) rounds(t *table, rows []row) error {
+	rows = slices.DeleteFunc(rows, func(r row) bool { return !b.o.rows.MatchString(r.name) })
 	for round := range b.o.rounds {
 		for _, callers := range b.o.callers {
 			for _, r := range rows {

@@ -182,8 +182,13 @@ func memoryLimit(configured int64) int64 {
 	if limit := debug.SetMemoryLimit(-1); limit < 1<<50 {
 		return limit
 	}
-	raw, err := os.ReadFile("/proc/meminfo")
-	if err == nil {
+	// A container's own limit (cgroup v2), else the machine's memory.
+	if raw, err := os.ReadFile("/sys/fs/cgroup/memory.max"); err == nil {
+		if limit, err := strconv.ParseInt(strings.TrimSpace(string(raw)), 10, 64); err == nil && limit > 0 {
+			return limit
+		}
+	}
+	if raw, err := os.ReadFile("/proc/meminfo"); err == nil {
 		for line := range strings.Lines(string(raw)) {
 			var kib int64
 			if _, err := fmt.Sscanf(line, "MemTotal: %d kB", &kib); err == nil {

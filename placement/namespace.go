@@ -5,7 +5,9 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
+	"sync"
 )
 
 // ErrForeignID says that an id is well formed but of another namespace.
@@ -15,12 +17,14 @@ var ErrForeignID = errors.New("object id is not valid for this namespace")
 // (workerd src/workerd/server/actor-id-impl.c++): the first half is a keyed hash of the name, or
 // random, and the second half authenticates the first. It is a value, safe to copy and share.
 type Namespace struct {
-	key [sha256.Size]byte
+	// hashes are keyed hashes, reset, to be used again: keying one costs more than the rest.
+	hashes *sync.Pool
 }
 
 // NewNamespace returns the namespace of a class's unique key.
 func NewNamespace(uniqueKey string) Namespace {
-	return Namespace{key: sha256.Sum256([]byte(uniqueKey))}
+	key := sha256.Sum256([]byte(uniqueKey))
+	return Namespace{&sync.Pool{New: func() any { return hmac.New(sha256.New, key[:]) }}}
 }
 
 // IDFromName returns the id of a name: always the same, and no I/O. The empty name is a name.
@@ -65,7 +69,11 @@ func (n Namespace) seal(id ObjectID) ObjectID {
 }
 
 func (n Namespace) mac(message []byte) [sha256.Size]byte {
-	h := hmac.New(sha256.New, n.key[:])
-	h.Write(message) // A hash never fails.
-	return [sha256.Size]byte(h.Sum(nil))
+	h := n.hashes.Get().(hash.Hash) //nolint:forcetypeassert // nothing else is in it
+	h.Write(message)                // A hash never fails.
+	var sum [sha256.Size]byte
+	h.Sum(sum[:0])
+	h.Reset()
+	n.hashes.Put(h)
+	return sum
 }

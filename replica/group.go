@@ -115,6 +115,8 @@ type Group struct {
 	gone     bool   // removed: to be destroyed
 	failed   error  // stopped: this replica can't go on
 	ready    raft.Ready
+	flying   bool      // what ready has is on its way to the disk: no other until it has landed
+	again    bool      // something came meanwhile
 	settled  []settled // to be told Readable when the batch is written
 	decoded  [][]storage.Segment
 	install  *install
@@ -351,8 +353,8 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
 	}
-	if !raft.IsEmptyHardState(rd.HardState) {
-		g.writeHardState(b, rd.HardState)
+	if hs := rd.HardState; !raft.IsEmptyHardState(hs) && (hs.GetTerm() != g.log.hard.GetTerm() || hs.GetVote() != g.log.hard.GetVote()) {
+		g.writeHardState(b, hs) // Not for the commit alone: the applied index says as much.
 	}
 	if n := len(rd.CommittedEntries); n > 0 {
 		last := rd.CommittedEntries[n-1]
@@ -510,6 +512,18 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 		g.gone = true
 	}
 	return nil
+}
+
+// tellReadable tells the objects what the store shows now.
+func (g *Group) tellReadable() {
+	for i, s := range g.settled {
+		// Readable covers everything before: one call for the last of a run is enough.
+		if i+1 == len(g.settled) || g.settled[i+1].settler != s.settler {
+			s.settler.Readable(s.seq)
+		}
+		g.settled[i] = settled{}
+	}
+	g.settled = g.settled[:0]
 }
 
 // advance follows the write of the batch.

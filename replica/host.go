@@ -120,6 +120,8 @@ type Host struct {
 	groups     []*Group // by shard; nil: no replica here
 	fences     *storage.FenceCache
 	batch      *storage.Batch
+	active     []*Group // what the batch has writes of
+	flying     bool     // the batch is on its way to the disk
 	spare      inbox
 	dirty      []*Group
 	isDirty    map[*Group]bool
@@ -130,7 +132,9 @@ type Host struct {
 	handOver   bool
 
 	ticks    atomic.Int32
-	writing  atomic.Uint64 // odd while the loop is in a synced commit; counts both ends of each
+	begun    atomic.Uint64 // synced writes
+	finished atomic.Uint64 // those that are on disk
+	flights  chan struct{} // to the syncer: the batch has begun to fly
 	counters counters
 
 	ctx    context.Context //nolint:containedctx // the Host's own lifetime, ended by Close
@@ -149,6 +153,7 @@ type inbox struct {
 	proposals []inProposal
 	confirms  []inConfirm
 	controls  []func()
+	landed    bool // the batch is on disk
 }
 
 type inFrame struct {
@@ -207,6 +212,7 @@ func New(cfg Config) (*Host, error) {
 		fences:  storage.NewFenceCache(cfg.Store, fenceCacheObjects),
 		batch:   cfg.Store.NewBatch(),
 		isDirty: make(map[*Group]bool),
+		flights: make(chan struct{}, 1),
 		out:     make(map[placement.NodeID]*outFrame),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
@@ -235,6 +241,7 @@ var errClosed = errors.New("the host is closed")
 // Start starts the loop.
 func (h *Host) Start() {
 	h.wg.Go(h.tick)
+	h.wg.Go(h.sync)
 	h.wg.Go(h.run)
 }
 
@@ -280,7 +287,7 @@ func (h *Host) refuseAll() {
 func (h *Host) tick() {
 	t := time.NewTicker(h.cfg.Tick)
 	defer t.Stop()
-	var watched uint64 // the write that was under way at the last tick
+	var watched uint64 // the last write that had been finished at the last tick
 	stalled := 0
 	for {
 		select {
@@ -292,8 +299,8 @@ func (h *Host) tick() {
 			h.ticks.Add(1)
 		}
 		h.poke()
-		if w := h.writing.Load(); w%2 == 0 || w != watched {
-			watched, stalled = w, 0
+		if finished := h.finished.Load(); finished == h.begun.Load() || finished != watched {
+			watched, stalled = finished, 0
 			continue
 		}
 		stalled++

@@ -23,22 +23,40 @@ type counters struct {
 	elections     atomic.Uint64
 }
 
-// run is the loop: the one goroutine that touches the groups.
+// run is the loop: the one goroutine that touches the groups. It takes in what comes also while a
+// batch is on its way to the disk; what has come by then is the next batch. It ends when nothing is
+// on its way any more.
 func (h *Host) run() {
+	defer close(h.flights)
 	h.campaignAlone()
-	for {
+	for done := h.ctx.Done(); ; {
 		h.round()
-		if len(h.dirty) > 0 {
-			if h.ctx.Err() != nil {
-				return
-			}
+		switch {
+		case h.ctx.Err() != nil && !h.flying:
+			return
+		case h.ctx.Err() != nil:
+			done = nil
+		case len(h.dirty) > 0 && !h.flying:
 			continue
 		}
 		select {
-		case <-h.ctx.Done():
-			return
+		case <-done:
 		case <-h.wake:
 		}
+	}
+}
+
+// sync waits for the disk, so that the loop need not.
+func (h *Host) sync() {
+	for range h.flights {
+		if err := h.batch.Sync(); err != nil {
+			panic(fmt.Sprintf("replica: %v", err)) // Pebble has reported it as fatal.
+		}
+		h.finished.Add(1)
+		h.mu.Lock()
+		h.mu.in.landed = true
+		h.mu.Unlock()
+		h.poke()
 	}
 }
 
@@ -57,6 +75,9 @@ func (h *Host) campaignAlone() {
 // in one batch.
 func (h *Host) round() {
 	in := h.swap()
+	if in.landed {
+		h.land()
+	}
 	for range h.ticks.Swap(0) {
 		h.tickGroups()
 	}
@@ -84,7 +105,7 @@ func (h *Host) round() {
 		}
 	}
 	h.recycle(in)
-	if len(h.dirty) > 0 {
+	if len(h.dirty) > 0 && !h.flying && h.ctx.Err() == nil {
 		h.process()
 	}
 }
@@ -133,11 +154,11 @@ func (h *Host) fail(g *Group, err error) {
 	h.logger.Error("replica stopped", slog.Int("shard", int(g.shard)), slog.Uint64("replica", g.id), slog.Any("error", err))
 }
 
-// process drives every dirty group through one Ready, with one batch for all.
+// process drives every dirty group through one Ready, with one batch for all. Nothing is on its way
+// to the disk then.
 func (h *Host) process() {
 	work := h.dirty
 	h.dirty = nil
-	active := work[:0:0]
 	sync := false
 	for _, g := range work {
 		delete(h.isDirty, g)
@@ -157,16 +178,27 @@ func (h *Host) process() {
 			continue
 		}
 		sync = sync || g.ready.MustSync
-		active = append(active, g)
+		h.active = append(h.active, g)
 	}
 	// What needs no fsync of our own leaves now, so that followers write while we do.
-	h.sendMessages(active...)
+	h.sendMessages(h.active...)
 	h.commit(sync)
-	for _, g := range active {
-		h.finish(g)
-	}
-	h.sendMessages()
 	h.fences.Trim()
+}
+
+// awaitLanding waits for the disk, for what can't wait for its turn.
+func (h *Host) awaitLanding() {
+	for h.flying {
+		<-h.wake
+		h.mu.Lock()
+		landed := h.mu.in.landed
+		h.mu.in.landed = false
+		h.mu.Unlock()
+		if landed {
+			h.land()
+		}
+	}
+	h.poke() // What else the wake was for is still to be looked at.
 }
 
 // prepare adds what a group wants written to the batch. Whatever can fail because of what an entry
@@ -218,36 +250,47 @@ func (h *Host) publish(g *Group) {
 // reported it as fatal.
 func (h *Host) commit(sync bool) {
 	if h.batch.Empty() {
+		h.land()
 		return
 	}
-	if sync {
-		h.writing.Add(1)
+	h.counters.batches.Add(1)
+	if !sync {
+		if err := h.batch.Commit(false); err != nil {
+			panic(fmt.Sprintf("replica: %v", err))
+		}
+		h.land()
+		return
 	}
-	err := h.batch.Commit(sync)
-	if sync {
-		h.writing.Add(1)
-	}
-	if err != nil {
+	h.counters.syncs.Add(1)
+	if err := h.batch.Begin(); err != nil {
 		panic(fmt.Sprintf("replica: %v", err))
 	}
-	h.counters.batches.Add(1)
-	if sync {
-		h.counters.syncs.Add(1)
+	for _, g := range h.active {
+		g.tellReadable()
 	}
+	h.begun.Add(1)
+	h.flying = true
+	h.flights <- struct{}{} // It has room: one flies at a time.
+}
+
+// land follows the write: the groups that it was for go on.
+func (h *Host) land() {
+	h.flying = false
+	for i, g := range h.active {
+		if h.groups[g.shard] == g { // Else it was collected meanwhile.
+			h.finish(g)
+		}
+		h.active[i] = nil
+	}
+	h.active = h.active[:0]
+	h.sendMessages()
 	h.batch.Reset()
 }
 
 // finish follows the write: it tells what can be read now, queues the acknowledgements that the
 // write allows, and lets Raft go on.
 func (h *Host) finish(g *Group) {
-	for i, s := range g.settled {
-		// Readable covers everything before: one call for the last of a run is enough.
-		if i+1 == len(g.settled) || g.settled[i+1].settler != s.settler {
-			s.settler.Readable(s.seq)
-		}
-		g.settled[i] = settled{}
-	}
-	g.settled = g.settled[:0]
+	g.tellReadable()
 	for _, m := range g.ready.Messages {
 		if isResponse(m) {
 			h.queue(g, m)

@@ -275,6 +275,7 @@ func (h *Host) offer(from placement.NodeID, in *install, result chan<- error) {
 		result <- errors.Join(fmt.Errorf("shard %d has no replica %d here", header.shard, header.to), in.ingest.Abort())
 		return
 	}
+	h.awaitLanding()
 	g.install = in
 	h.guard(g, func() { g.step(from, msg) })
 	h.mark(g)

@@ -12,13 +12,14 @@ import (
 // Batch collects writes that become visible, and durable, together. It is not safe for concurrent
 // use. Close it when done, also after Commit.
 type Batch struct {
-	b *pebble.Batch
+	db *pebble.DB
+	b  *pebble.Batch
 	// scratch holds the key being built: pebble copies it.
 	scratch []byte
 }
 
 // NewBatch returns an empty batch.
-func (s *Store) NewBatch() *Batch { return &Batch{b: s.db.NewBatch()} }
+func (s *Store) NewBatch() *Batch { return &Batch{db: s.db, b: s.db.NewBatch()} }
 
 // Set writes a key. Key and value are copied. A batch in memory takes every write: its errors
 // would be a broken invariant.
@@ -45,6 +46,24 @@ func (b *Batch) Commit(sync bool) error {
 	}
 	if err := b.b.Commit(opts); err != nil {
 		return fmt.Errorf("commit batch: %w", err)
+	}
+	return nil
+}
+
+// Begin applies the batch, which is readable when it returns, and begins to write it to disk. Sync
+// must follow, once, before anything else is done with the batch.
+func (b *Batch) Begin() error {
+	if err := b.db.ApplyNoSyncWait(b.b, pebble.Sync); err != nil {
+		return fmt.Errorf("commit batch: %w", err)
+	}
+	return nil
+}
+
+// Sync waits until what Begin began, and all that was committed before it, is on disk. It may be
+// called from another goroutine.
+func (b *Batch) Sync() error {
+	if err := b.b.SyncWait(); err != nil {
+		return fmt.Errorf("sync batch: %w", err)
 	}
 	return nil
 }

@@ -108,6 +108,7 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	if err := cfg.Validate(); err != nil {
 		return &usageError{err: err}
 	}
+	node.TuneRuntime(cfg.MemoryLimit)
 	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		return err
