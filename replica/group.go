@@ -54,9 +54,16 @@ type confirmation struct {
 	token uint64
 }
 
+// entryInFlight is what one entry of the log proposed.
+type entryInFlight struct {
+	batch []proposal
+	wave  uint64
+}
+
 // readRound is one ReadIndex and the reads that wait for it.
 type readRound struct {
 	seq   uint64
+	wave  uint64
 	reads []confirmation
 }
 
@@ -102,9 +109,11 @@ type Group struct {
 	ownTerm uint64
 
 	queued   []proposal
-	inFlight [][]proposal // by entry, in log order, of ownTerm
+	inFlight []entryInFlight // in log order, of ownTerm
+	wave     *wave           // the Host's
 	refused  map[incarnation]struct{}
 	waiting  []confirmation
+	held     bool // in Host.held
 	rounds   []readRound
 	readSeq  uint64
 
@@ -199,7 +208,7 @@ func (g *Group) flushProposals() {
 				g.refuse(p, false)
 			}
 		} else {
-			g.inFlight = append(g.inFlight, batch)
+			g.inFlight = append(g.inFlight, entryInFlight{batch, g.wave.join()})
 		}
 		payload, batch = nil, nil
 	}
@@ -269,7 +278,7 @@ func (g *Group) flushReads() {
 		return
 	}
 	g.readSeq++
-	g.rounds = append(g.rounds, readRound{seq: g.readSeq, reads: reads})
+	g.rounds = append(g.rounds, readRound{seq: g.readSeq, wave: g.wave.join(), reads: reads})
 	g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, g.readSeq))
 }
 
@@ -300,6 +309,7 @@ func (g *Group) begin() {
 func (g *Group) confirm(seq uint64) {
 	n := 0
 	for n < len(g.rounds) && g.rounds[n].seq <= seq {
+		g.wave.leave(g.rounds[n].wave)
 		for _, c := range g.rounds[n].reads {
 			c.who.Confirmed(c.token, nil)
 		}
@@ -322,8 +332,9 @@ func (g *Group) lose() {
 	if term != 0 && g.owner != nil {
 		g.owner.Lost(g.shard, term)
 	}
-	for _, batch := range g.inFlight {
-		for _, p := range batch {
+	for _, e := range g.inFlight {
+		g.wave.leave(e.wave)
+		for _, p := range e.batch {
 			g.refuse(p, true)
 		}
 	}
@@ -333,6 +344,7 @@ func (g *Group) lose() {
 	}
 	g.queued = nil
 	for _, round := range g.rounds {
+		g.wave.leave(round.wave)
 		for _, c := range round.reads {
 			c.who.Confirmed(c.token, ErrNotLeader)
 		}
@@ -421,8 +433,9 @@ func (g *Group) apply(b *storage.Batch, fences *storage.FenceCache, e *raftpb.En
 // applyOwn applies an entry that this owner proposed: its segments are still at hand. Within the
 // own term the log has what was proposed, in that order.
 func (g *Group) applyOwn(b *storage.Batch, fences *storage.FenceCache, e *raftpb.Entry) error {
-	batch := g.inFlight[0]
-	g.inFlight[0] = nil
+	batch := g.inFlight[0].batch
+	g.wave.leave(g.inFlight[0].wave)
+	g.inFlight[0] = entryInFlight{}
 	g.inFlight = g.inFlight[1:]
 	for _, p := range batch {
 		if p.seg == nil {

@@ -122,6 +122,9 @@ type Host struct {
 	batch      *storage.Batch
 	active     []*Group // what the batch has writes of
 	flying     bool     // the batch is on its way to the disk
+	wave       wave
+	held       []*Group    // have something for the next wave
+	waveTimer  *time.Timer // wakes the loop when a wave has been out for too long
 	spare      inbox
 	dirty      []*Group
 	isDirty    map[*Group]bool
@@ -216,6 +219,8 @@ func New(cfg Config) (*Host, error) {
 		out:     make(map[placement.NodeID]*outFrame),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
+	h.waveTimer = time.AfterFunc(time.Hour, h.poke)
+	h.waveTimer.Stop()
 	shards, err := cfg.Store.Shards()
 	if err != nil {
 		return nil, err
@@ -252,6 +257,7 @@ func (h *Host) Close() error {
 	h.closed.Do(func() {
 		h.cancel(errClosed)
 		h.wg.Wait()
+		h.waveTimer.Stop()
 		h.mu.Lock()
 		h.mu.closed = true
 		h.mu.Unlock()
@@ -490,6 +496,7 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		self:    h.cfg.Node,
 		owner:   h.cfg.Owner,
 		sole:    &h.sole[shard],
+		wave:    &h.wave,
 		heard:   make(map[uint64]placement.NodeID),
 		refused: make(map[incarnation]struct{}),
 	}

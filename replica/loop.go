@@ -36,7 +36,7 @@ func (h *Host) run() {
 			return
 		case h.ctx.Err() != nil:
 			done = nil
-		case len(h.dirty) > 0 && !h.flying:
+		case !h.flying && (len(h.dirty) > 0 || len(h.held) > 0 && h.wave.out == 0):
 			continue
 		}
 		select {
@@ -90,7 +90,7 @@ func (h *Host) round() {
 	for _, p := range in.proposals {
 		if g := h.group(p.shard); g != nil {
 			g.queued = append(g.queued, p.p)
-			h.mark(g)
+			h.hold(g)
 		} else {
 			(&Group{}).refuse(p.p, false)
 		}
@@ -99,12 +99,13 @@ func (h *Host) round() {
 	for _, c := range in.confirms {
 		if g := h.group(c.shard); g != nil {
 			g.waiting = append(g.waiting, c.c)
-			h.mark(g)
+			h.hold(g)
 		} else {
 			c.c.who.Confirmed(c.c.token, ErrNotLeader)
 		}
 	}
 	h.recycle(in)
+	h.release()
 	if len(h.dirty) > 0 && !h.flying && h.ctx.Err() == nil {
 		h.process()
 	}
@@ -120,6 +121,31 @@ func (h *Host) group(shard placement.ShardID) *Group {
 		return nil
 	}
 	return g
+}
+
+// hold keeps a group that has something to ask of others for the next wave.
+func (h *Host) hold(g *Group) {
+	if !g.held {
+		g.held = true
+		h.held = append(h.held, g)
+	}
+}
+
+// release begins the next wave if the last one is over.
+func (h *Host) release() {
+	if len(h.held) == 0 {
+		return
+	}
+	if !h.wave.over() {
+		h.waveTimer.Reset(waveMax)
+		return
+	}
+	for i, g := range h.held {
+		g.held = false
+		h.mark(g)
+		h.held[i] = nil
+	}
+	h.held = h.held[:0]
 }
 
 func (h *Host) mark(g *Group) {
