@@ -56,6 +56,9 @@ const reservedClass = "holdfast."
 // that a request over that gets the documented error and not the library's.
 const receiveBytesMax = 2*frame.BodyBytesMax + 1<<20
 
+// streamWorkers is how many goroutines wait for unary calls.
+const streamWorkers = 128
+
 // Gateway is the public gRPC server.
 type Gateway struct {
 	holdfastv1.UnimplementedObjectsServer
@@ -81,6 +84,8 @@ func New(cfg Config) *Gateway {
 		grpc.MaxRecvMsgSize(receiveBytesMax),
 		grpc.MaxSendMsgSize(receiveBytesMax),
 		grpc.ConnectionTimeout(10*time.Second),
+		// Workers keep the stack that a call needs; what comes when all are busy gets a goroutine of its own.
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.InitialWindowSize(1<<20),
 		grpc.InitialConnWindowSize(4<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
