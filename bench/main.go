@@ -15,6 +15,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"regexp"
@@ -86,7 +87,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	b := &bench{ctx: ctx, o: o, dir: dir}
+	b := &bench{ctx: ctx, o: o, dir: dir, out: os.Stdout}
 	defer b.stopAll()
 	if o.cpuProfile != "" {
 		stop, err := profile(o.cpuProfile + "/callers.pprof")
@@ -115,6 +116,7 @@ type bench struct {
 	ctx      context.Context //nolint:containedctx // the run's
 	o        options
 	dir      string
+	out      io.Writer
 	children []*child
 }
 
@@ -138,7 +140,11 @@ func (b *bench) spawn(cfg roleConfig) (*child, error) {
 	return c, nil
 }
 
-func say(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+// sayf tells how far the run is.
+func sayf(format string, args ...any) { fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...) }
+
+// printf prints results.
+func (b *bench) printf(format string, args ...any) { _, _ = fmt.Fprintf(b.out, format, args...) }
 
 // mustJSON is for types that always encode.
 func mustJSON(v any) []byte {

@@ -129,7 +129,7 @@ const (
 
 // oneNode measures a node alone.
 func (b *bench) oneNode() error {
-	say("one node: starting")
+	sayf("one node: starting")
 	echo, err := b.spawn(roleConfig{Role: "echo", Name: "echo"})
 	if err != nil {
 		return err
@@ -173,7 +173,7 @@ func (b *bench) oneNode() error {
 
 // threeNodes measures a cluster, and its shards without objects.
 func (b *bench) threeNodes() error {
-	say("three nodes: starting")
+	sayf("three nodes: starting")
 	echo, err := b.spawn(roleConfig{Role: "echo", Name: "echo"})
 	if err != nil {
 		return err
@@ -247,7 +247,7 @@ func (b *bench) cluster() ([]*child, error) {
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
-	say("three nodes: waiting for three replicas of every shard")
+	sayf("three nodes: waiting for three replicas of every shard")
 	return nodes, b.until(func() (bool, error) {
 		st, err := holdfastv1.NewAdminClient(conn).Status(b.ctx, &holdfastv1.StatusRequest{})
 		if err != nil {
@@ -334,7 +334,7 @@ func (b *bench) ownedElsewhere(conn *grpc.ClientConn, node string) ([]string, er
 // memory measures what objects cost in memory, and how fast they come back to it.
 func (b *bench) memory() error {
 	const objects = 100_000
-	say("memory: starting")
+	sayf("memory: starting")
 	n, err := b.spawn(roleConfig{Role: "node", Name: "memory", Dir: filepath.Join(b.dir, "memory"), Bootstrap: true})
 	if err != nil {
 		return err
@@ -371,7 +371,7 @@ func (b *bench) memory() error {
 	}); err != nil {
 		return err
 	}
-	say("memory: waiting until all %d objects are evicted", objects)
+	sayf("memory: waiting until all %d objects are evicted", objects)
 	if err := evicted(); err != nil {
 		return err
 	}
@@ -391,7 +391,7 @@ func (b *bench) memory() error {
 	if err != nil {
 		return err
 	}
-	say("memory: waiting for the second eviction")
+	sayf("memory: waiting for the second eviction")
 	if err := evicted(); err != nil {
 		return err
 	}
@@ -400,11 +400,11 @@ func (b *bench) memory() error {
 		return err
 	}
 	per := func(bytes uint64) float64 { return (float64(bytes) - float64(empty.HeapBytes)) / objects }
-	fmt.Printf("\n## memory, %d objects that have data\n\n", objects)
-	fmt.Printf("activations per second               %10.0f  (each a first read from disk, Go client, 256 callers)\n", objects/took.Seconds())
-	fmt.Printf("heap per idle object in memory       %10.0f bytes  (%d in memory)\n", per(full.HeapBytes), inMemory)
-	fmt.Printf("goroutines with the objects          %10d, without %d\n", full.Goroutines, after.Goroutines)
-	fmt.Printf("heap per evicted object              %10.0f bytes\n", per(after.HeapBytes))
+	b.printf("\n## memory, %d objects that have data\n\n", objects)
+	b.printf("activations per second               %10.0f  (each a first read from disk, Go client, 256 callers)\n", objects/took.Seconds())
+	b.printf("heap per idle object in memory       %10.0f bytes  (%d in memory)\n", per(full.HeapBytes), inMemory)
+	b.printf("goroutines with the objects          %10d, without %d\n", full.Goroutines, after.Goroutines)
+	b.printf("heap per evicted object              %10.0f bytes\n", per(after.HeapBytes))
 	return nil
 }
 

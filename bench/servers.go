@@ -26,6 +26,10 @@ import (
 // anyPort lets the system choose.
 const anyPort = "127.0.0.1:0"
 
+func listen(addr string) (net.Listener, error) {
+	return (&net.ListenConfig{}).Listen(context.Background(), "tcp", addr)
+}
+
 func logger() *slog.Logger {
 	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
@@ -41,7 +45,7 @@ func (echo) Get(context.Context, *counterv1.GetRequest) (*counterv1.GetResponse,
 
 // startEcho serves plain grpc-go.
 func startEcho(roleConfig) (*server, error) {
-	l, err := net.Listen("tcp", anyPort)
+	l, err := listen(anyPort)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +150,7 @@ func startReplica(cfg roleConfig) (*server, error) {
 	// Every address is written down before any server starts: retry a port that lingers.
 	var l net.Listener
 	for end := time.Now().Add(5 * time.Second); ; {
-		if l, err = net.Listen("tcp", cfg.Addrs[cfg.Self]); err == nil || time.Now().After(end) {
+		if l, err = listen(cfg.Addrs[cfg.Self]); err == nil || time.Now().After(end) {
 			break
 		}
 	}
@@ -224,7 +228,7 @@ func (noObjects) Resume(placement.ShardID, uint64)                    {}
 func freeAddrs(n int) (map[uint64]string, error) {
 	out := make(map[uint64]string, n)
 	for i := range n {
-		l, err := net.Listen("tcp", anyPort)
+		l, err := listen(anyPort)
 		if err != nil {
 			return nil, err
 		}

@@ -44,24 +44,24 @@ func (b *bench) rounds(t *table, rows []row) error {
 				if err != nil {
 					return fmt.Errorf("%s, %d callers: %w", r.name, callers, err)
 				}
-				say("%s, round %d of %d: %-36s %3d callers  %8.0f/s", t.title, round+1, b.o.rounds, r.name, callers, f.perSecond)
+				sayf("%s, round %d of %d: %-36s %3d callers  %8.0f/s", t.title, round+1, b.o.rounds, r.name, callers, f.perSecond)
 				c := cell{r.name, callers}
 				t.cells[c] = append(t.cells[c], f)
 			}
 		}
 	}
-	t.print(rows, b.o.callers)
+	b.print(t, rows)
 	return nil
 }
 
 // print prints the medians; a ratio is the median of the rounds' ratios.
-func (t *table) print(rows []row, callers []int) {
-	fmt.Printf("\n## %s\n\n%-36s %7s %10s %9s %9s %9s %8s %8s %8s %8s\n", t.title,
+func (b *bench) print(t *table, rows []row) {
+	b.printf("\n## %s\n\n%-36s %7s %10s %9s %9s %9s %8s %8s %8s %8s\n", t.title,
 		"", "callers", "per second", "p50", "p99", "CPU/call", "× echo", "× pebble", "× many", "× empty")
 	for _, r := range rows {
-		for _, n := range callers {
+		for _, n := range b.o.callers {
 			all := t.cells[cell{r.name, n}]
-			fmt.Printf("%-36s %7d %10.0f %9s %9s %9s %8s %8s %8s %8s\n", r.name, n,
+			b.printf("%-36s %7d %10.0f %9s %9s %9s %8s %8s %8s %8s\n", r.name, n,
 				median(all, func(f figures) float64 { return f.perSecond }),
 				short(median(all, func(f figures) float64 { return float64(f.p50) })),
 				short(median(all, func(f figures) float64 { return float64(f.p99) })),

@@ -67,8 +67,14 @@ type Gateway struct {
 	logger *slog.Logger
 	server *grpc.Server
 	health *health.Server
-	ctx    context.Context //nolint:containedctx // ends the streams at Stop
-	cancel context.CancelCauseFunc
+	wg     sync.WaitGroup
+
+	// stopping ends when Stop begins: streams take no new calls. ctx ends when Stop's own context
+	// does: streams end.
+	stopping context.Context //nolint:containedctx // a moment of the Gateway's life
+	stop     context.CancelFunc
+	ctx      context.Context //nolint:containedctx // another
+	cancel   context.CancelCauseFunc
 }
 
 // New returns a Gateway that is not serving yet.
@@ -77,6 +83,7 @@ func New(cfg Config) *Gateway {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Gateway{cfg: cfg, logger: cfg.Logger, health: health.NewServer()}
+	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.server = grpc.NewServer(
 		grpc.ForceServerCodecV2(hybridCodec{encoding.GetCodecV2(proto.Name)}),
@@ -86,6 +93,7 @@ func New(cfg Config) *Gateway {
 		grpc.ConnectionTimeout(10*time.Second),
 		// Workers keep the stack that a call needs; what comes when all are busy gets a goroutine of its own.
 		grpc.NumStreamWorkers(streamWorkers),
+		grpc.WaitForHandlers(true),
 		grpc.InitialWindowSize(1<<20),
 		grpc.InitialConnWindowSize(4<<20),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
@@ -155,7 +163,7 @@ func (g *Gateway) SetServing(ok bool) {
 // Stop takes no new calls, waits for those under way until ctx ends, and closes every connection.
 func (g *Gateway) Stop(ctx context.Context) {
 	g.health.Shutdown()
-	g.cancel(status.Error(codes.Unavailable, "the node is stopping"))
+	g.stop()
 	done := make(chan struct{})
 	go func() {
 		g.server.GracefulStop()
@@ -164,10 +172,15 @@ func (g *Gateway) Stop(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
+		g.cancel(errStopping)
 		g.server.Stop()
 		<-done
 	}
+	g.cancel(errStopping)
+	g.wg.Wait()
 }
+
+var errStopping = status.Error(codes.Unavailable, "the node is stopping")
 
 // unknown takes calls of services that this node does not run: another node may.
 func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
@@ -310,10 +323,16 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 // Stream implements holdfastv1.ObjectsServer.
 func (g *Gateway) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
-	stop := context.AfterFunc(g.ctx, func() { cancel(context.Cause(g.ctx)) })
-	defer stop()
 	defer cancel(nil)
-	return frame.NewMux(stream, &clientCalls{g}, frame.Options{}).Run(ctx)
+	m := frame.NewMux(stream, &clientCalls{g}, frame.Options{})
+	drain := context.AfterFunc(g.stopping, func() {
+		_ = m.Drain(g.ctx) // Whoever is not through by then is cut off.
+		cancel(errStopping)
+	})
+	defer drain()
+	err := m.Run(ctx)
+	g.wg.Go(m.Wait) // It ends with the stream, and that when this returns.
+	return err
 }
 
 // clientCalls takes what a client sends on a stream. What only nodes may say is ignored.

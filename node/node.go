@@ -314,6 +314,9 @@ func (n *Node) Close(ctx context.Context) error {
 	if n.gateway != nil {
 		n.gateway.Stop(drain)
 	}
+	if n.peers != nil {
+		n.peers.Drain(drain)
+	}
 	if n.router != nil {
 		n.router.Close()
 	}
@@ -322,11 +325,11 @@ func (n *Node) Close(ctx context.Context) error {
 		n.manager.Close()
 	}
 	// The other nodes notice by the broken streams.
-	if n.peers != nil {
-		n.peers.Close()
-	}
 	if n.peerServer != nil {
 		n.peerServer.Stop()
+	}
+	if n.peers != nil {
+		n.peers.Close()
 	}
 	switch {
 	case n.cluster != nil:

@@ -122,7 +122,10 @@ func (l *link) runCalls() {
 		if l.peers.cfg.OnConnected != nil {
 			l.peers.cfg.OnConnected(l.to)
 		}
-		return true, m.Run(ctx)
+		err = m.Run(ctx)
+		cancel()
+		m.Wait()
+		return true, err
 	})
 }
 

@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -94,6 +96,7 @@ type Peers struct {
 	mu      sync.Mutex
 	closed  bool
 	links   map[placement.NodeID]*link
+	serving map[*frame.Mux]bool // that others have dialled
 	probing map[placement.NodeID]bool
 	said    map[string]bool // refusals that have been logged
 }
@@ -108,7 +111,7 @@ func New(cfg Config) *Peers {
 	}
 	p := &Peers{
 		cfg: cfg, logger: cfg.Logger,
-		links: make(map[placement.NodeID]*link), probing: make(map[placement.NodeID]bool), said: make(map[string]bool),
+		links: make(map[placement.NodeID]*link), serving: make(map[*frame.Mux]bool), probing: make(map[placement.NodeID]bool), said: make(map[string]bool),
 	}
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	return p
@@ -124,13 +127,27 @@ func ServerOptions() []grpc.ServerOption {
 		grpc.InitialWindowSize(4 << 20),
 		grpc.InitialConnWindowSize(8 << 20),
 		grpc.ConnectionTimeout(5 * time.Second),
+		grpc.WaitForHandlers(true),
 	}
 }
 
 // errClosed is why everything ends.
 var errClosed = errors.New("the node is closing its connections")
 
-// Close ends every connection and waits. The server is its owner's to stop.
+// Drain asks the nodes that send calls here to send no more, and waits until those under way are
+// answered, or ctx ends.
+func (p *Peers) Drain(ctx context.Context) {
+	p.mu.Lock()
+	muxes := slices.Collect(maps.Keys(p.serving))
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, m := range muxes {
+		wg.Go(func() { _ = m.Drain(ctx) }) // Whoever is not through by then is cut off.
+	}
+	wg.Wait()
+}
+
+// Close ends every connection and waits. The server is its owner's to stop, and stopped before.
 func (p *Peers) Close() {
 	p.mu.Lock()
 	p.closed = true
@@ -379,8 +396,16 @@ func (p *Peers) Calls(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfas
 	}
 	ctx, cancel := p.until(stream.Context())
 	defer cancel()
-	err = frame.NewMux(stream, p.cfg.Calls(h.Node), frame.Options{}).Run(ctx)
+	m := frame.NewMux(stream, p.cfg.Calls(h.Node), frame.Options{})
+	p.mu.Lock()
+	p.serving[m] = true
+	p.mu.Unlock()
+	err = m.Run(ctx)
+	p.mu.Lock()
+	delete(p.serving, m)
+	p.mu.Unlock()
 	p.broke(h.Node)
+	p.wg.Go(m.Wait) // It ends with the stream, and that when this returns.
 	return err
 }
 

@@ -124,8 +124,6 @@ type Group struct {
 	gone     bool   // removed: to be destroyed
 	failed   error  // stopped: this replica can't go on
 	ready    raft.Ready
-	flying   bool      // what ready has is on its way to the disk: no other until it has landed
-	again    bool      // something came meanwhile
 	settled  []settled // to be told Readable when the batch is written
 	decoded  [][]storage.Segment
 	install  *install

@@ -429,7 +429,7 @@ func TestAliveThenBlocked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		client, _, end := converse(t, &handler{fn: echo}, frame.Options{})
-		time.Sleep(time.Minute) // Of the bubble's clock.
+		time.Sleep(time.Minute) //nolint:forbidigo // Of the bubble's clock.
 		r := call(client, &frame.Request{})
 		if err := r.Err(); err != nil {
 			t.Error(err)
@@ -520,8 +520,8 @@ func TestDrain(t *testing.T) {
 	go func() { drained <- server.Drain(t.Context()) }()
 	for client.Open() {
 		select {
-		case <-drained:
-			t.Fatal("drained with a call under way")
+		case err := <-drained:
+			t.Fatalf("drained with a call under way: %v", err)
 		case <-time.After(time.Millisecond):
 		}
 	}

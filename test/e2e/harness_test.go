@@ -54,6 +54,7 @@ type process struct {
 	log   *os.File
 	ready chan struct{} // closed when the ready line is printed
 	done  chan error
+	ended error // how it did, once it has
 }
 
 // freePorts returns so many loopback addresses that were free a moment ago.
@@ -156,11 +157,11 @@ func (p *process) signal(sig syscall.Signal) {
 	}
 	_ = p.cmd.Process.Signal(sig)
 	select {
-	case <-p.done:
+	case p.ended = <-p.done:
 	case <-time.After(60 * time.Second):
 		p.t.Errorf("%s does not end", p.name)
 		_ = p.cmd.Process.Kill()
-		<-p.done
+		p.ended = <-p.done
 	}
 	p.cmd = nil
 }
