@@ -274,7 +274,7 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 	if len(missing) > 0 {
 		noLead[n.id.Node] = true
 	}
-	n.cluster.SetNoLead(len(missing) > 0)
+	n.cluster.SetNoLead(len(missing) > 0 || n.stopping.Load())
 	ring := members.Observe(now, seen, removed)
 	if old := n.ring.Load(); !equalNodes(old.Members(), ring) {
 		n.log.Info("ring", slog.Any("members", n.names(ring)))
@@ -340,7 +340,8 @@ func (n *Node) peerBroken(id placement.NodeID) {
 }
 
 // peerConnected tells a node that has just come what this one owns.
-func (n *Node) peerConnected(placement.NodeID) {
+func (n *Node) peerConnected(id placement.NodeID) {
+	n.host.PeerConnected(id)
 	for i := range n.id.Shards {
 		shard := placement.ShardID(i) //nolint:gosec // below MaxShards
 		if node, term, ok := n.host.Leader(shard); ok && node == n.id.Node {

@@ -403,6 +403,8 @@ func TestAnotherTakesOverFromADeadOwner(t *testing.T) {
 		}
 	}
 	c.start(dead, false)
+	c.nodes[1].host.PeerConnected(2)
+	c.nodes[3].host.PeerConnected(2)
 	c.settle()
 	for shard := range placement.ShardID(8) {
 		waitFor(t, "the returned node to catch up", func() bool { return dead.read(shard, 2) == "after" })

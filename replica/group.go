@@ -363,8 +363,8 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
 	}
-	if hs := rd.HardState; !raft.IsEmptyHardState(hs) && (hs.GetTerm() != g.log.hard.GetTerm() || hs.GetVote() != g.log.hard.GetVote()) {
-		g.writeHardState(b, hs) // Not for the commit alone: the applied index says as much.
+	if !raft.IsEmptyHardState(rd.HardState) {
+		g.writeHardState(b, rd.HardState)
 	}
 	if n := len(rd.CommittedEntries); n > 0 {
 		last := rd.CommittedEntries[n-1]
@@ -375,7 +375,11 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 }
 
 func (g *Group) writeHardState(b *storage.Batch, hs *raftpb.HardState) {
+	same := g.log.hard.GetTerm() == hs.GetTerm() && g.log.hard.GetVote() == hs.GetVote()
 	g.log.hard.Term, g.log.hard.Vote, g.log.hard.Commit = new(hs.GetTerm()), new(hs.GetVote()), new(hs.GetCommit())
+	if same {
+		return // Not for the commit alone: the applied index says as much.
+	}
 	b.Set(storage.HardStateKey(g.shard), encodeUints(hs.GetTerm(), hs.GetVote(), hs.GetCommit()))
 }
 

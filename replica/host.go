@@ -130,6 +130,7 @@ type Host struct {
 	isDirty    map[*Group]bool
 	out        map[placement.NodeID]*outFrame
 	membership Membership
+	broken     map[placement.NodeID]bool // see PeerBroken
 	sending    int // snapshots
 	snapshots  []queuedSnapshot
 	handOver   bool
@@ -217,6 +218,7 @@ func New(cfg Config) (*Host, error) {
 		isDirty: make(map[*Group]bool),
 		flights: make(chan struct{}, 1),
 		out:     make(map[placement.NodeID]*outFrame),
+		broken:  make(map[placement.NodeID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.waveTimer = time.AfterFunc(time.Hour, h.poke)

@@ -85,7 +85,7 @@ func (h *Host) view(g *Group) planView {
 		pr := progress[r.ID]
 		v.Replicas = append(v.Replicas, replicaView{
 			ID: r.ID, Node: r.Node, Voter: g.desc.isVoter(r.ID),
-			Live:     r.ID == g.id || v.Live[r.Node],
+			Live:     r.ID == g.id || v.Live[r.Node] && !h.broken[r.Node],
 			CaughtUp: r.ID == g.id || pr.State == tracker.StateReplicate && caughtUp(pr.Match, commit),
 		})
 	}
@@ -256,8 +256,11 @@ const (
 // timeout. It is only ever a hint: the election still takes a majority's votes, and a pre-vote
 // comes first, so a wrong guess costs one round of messages. It is sound because no read rests on
 // a lease.
+//
+// Until PeerConnected, no group is handed to the node: gossip takes longer to find it dead.
 func (h *Host) PeerBroken(node placement.NodeID) {
 	h.control(func() {
+		h.broken[node] = true
 		ranks := make(map[int][]*Group)
 		for _, g := range h.groups {
 			if g == nil || g.failed != nil || g.leader || g.lead == 0 || !g.desc.isVoter(g.id) {
@@ -275,6 +278,11 @@ func (h *Host) PeerBroken(node placement.NodeID) {
 			h.after(hintDelay+time.Duration(rank)*hintStagger, func() { h.campaign(groups) })
 		}
 	})
+}
+
+// PeerConnected says that a node can be reached again.
+func (h *Host) PeerConnected(node placement.NodeID) {
+	h.control(func() { delete(h.broken, node) })
 }
 
 // rank is this node's place among those that could follow a dead leader.

@@ -1,0 +1,341 @@
+package actor
+
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"github.com/holdfast-io/holdfast/fault"
+)
+
+// fate is what a random life knows of a segment, apart from the machine.
+type fate int
+
+const (
+	proposed fate = iota
+	committed
+	readable
+	refused
+	mayBeRefused // refused, but another owner may find it committed
+)
+
+// waiting is an event, or a barrier, and all that decides when it may be answered.
+type waiting struct {
+	call        *Call
+	ended       bool // it has returned, or asked for its barrier
+	wrote, sole bool
+	died        bool
+	incarnation int
+	seq         int // the last segment of its incarnation when it returned, its own when it wrote
+	token       uint64
+	answers     int
+}
+
+// world plays the log and the callers of one machine at random, within the contract of Settler and
+// Confirmer, and checks each answer against what it knows.
+type world struct {
+	t     *testing.T
+	rng   *rand.Rand
+	m     machine
+	calls map[*Call]*waiting
+	order []*Call // delivered and not begun
+	all   []*waiting
+	// fates of the segments of each incarnation, from its first.
+	fates     [][]fate
+	asked     []uint64 // tokens not answered
+	confirmed uint64
+	running   *waiting
+	lost      bool
+}
+
+func (w *world) last() *[]fate { return &w.fates[len(w.fates)-1] }
+
+func (w *world) step() {
+	switch n := w.rng.IntN(100); {
+	case n < 25:
+		w.deliver()
+	case n < 45:
+		w.begin()
+	case n < 70:
+		w.end()
+	case n < 80:
+		w.commit()
+	case n < 88:
+		w.read()
+	case n < 96:
+		w.confirm(w.rng.IntN(10) == 0)
+	case n < 99:
+		w.refuse(w.rng.IntN(2) == 0)
+	case w.rng.IntN(30) == 0:
+		w.lose()
+	}
+	w.check()
+}
+
+func (w *world) deliver() {
+	c := &Call{Body: make([]byte, w.rng.IntN(5))}
+	if err := w.m.deliver(c); err != nil {
+		if !w.lost {
+			w.t.Errorf("delivery refused: %v", err)
+		}
+		return
+	}
+	e := &waiting{call: c}
+	w.calls[c] = e
+	w.all = append(w.all, e)
+	w.order = append(w.order, c)
+}
+
+func (w *world) begin() {
+	if !w.m.runnable() {
+		return
+	}
+	if w.running != nil || w.lost {
+		w.t.Fatal("an event can begin while another runs, or after ownership was lost")
+	}
+	// A read that outlives its incarnation has a test of its own.
+	if !w.m.alive && len(w.m.waiters) > 0 {
+		return
+	}
+	if !w.m.alive {
+		if len(w.fates) > 0 && slices.ContainsFunc(*w.last(), func(f fate) bool { return f == proposed || f == committed }) {
+			w.t.Fatalf("loads with segments in flight: %v", *w.last())
+		}
+		w.fates = append(w.fates, nil)
+	}
+	c := w.m.begin()
+	if c != w.order[0] {
+		w.t.Fatal("an event has overtaken another")
+	}
+	w.order = w.order[1:]
+	w.running = w.calls[c]
+	w.running.incarnation = len(w.fates) - 1
+	if !w.m.alive {
+		w.m.born(1, uint64(len(w.fates)))
+	}
+}
+
+// end ends the running event, or has it ask for a barrier.
+func (w *world) end() {
+	e := w.running
+	if e == nil {
+		return
+	}
+	switch n := w.rng.IntN(20); {
+	case n == 0:
+		w.running, e.ended, e.died = nil, true, true
+		w.m.die(Result{Err: fault.New(fault.Panic, "")}, fault.New(fault.ObjectReset, ""))
+	case n < 4:
+		b := &waiting{incarnation: e.incarnation}
+		w.all = append(w.all, b)
+		w.wait(b, func(wrote, sole bool) gate {
+			return w.m.barrier(func(err error) { w.answered(b, err) }, wrote, sole)
+		})
+	default:
+		w.running = nil
+		w.wait(e, func(wrote, sole bool) gate { return w.m.finish(Result{}, wrote, sole) })
+	}
+}
+
+func (w *world) wait(e *waiting, gated func(wrote, sole bool) gate) {
+	wrote, sole, over := w.rng.IntN(2) == 0, w.rng.IntN(4) == 0, w.m.doom != nil
+	e.ended, e.wrote, e.sole, e.seq = true, wrote && !over, sole, len(*w.last())
+	if e.wrote {
+		e.seq++
+	}
+	switch gated(wrote, sole) {
+	case gatePropose:
+		if !e.wrote {
+			w.t.Fatal("proposes what must not be proposed")
+		}
+		*w.last() = append(*w.last(), proposed)
+		if w.m.seq != uint64(e.seq) {
+			w.t.Fatalf("proposes segment %d after %d (P3)", w.m.seq, e.seq-1)
+		}
+	case gateConfirm:
+		if over || e.wrote {
+			w.t.Fatal("confirms what needs no confirmation")
+		}
+		e.token = w.m.token
+		w.asked = append(w.asked, e.token)
+	case gateNone:
+		if e.wrote {
+			w.t.Fatal("a write is neither proposed nor refused")
+		}
+	}
+}
+
+// next returns the first segment of the fate, 0 when there is none.
+func (w *world) next(f fate) int {
+	if len(w.fates) == 0 {
+		return 0
+	}
+	return 1 + slices.Index(*w.last(), f)
+}
+
+func (w *world) commit() {
+	n := w.next(proposed)
+	if n == 0 || n > 1 && (*w.last())[n-2] >= refused {
+		return
+	}
+	(*w.last())[n-1] = committed
+	w.m.commit(uint64(n))
+}
+
+func (w *world) read() {
+	if n := w.next(committed); n > 0 {
+		(*w.last())[n-1] = readable
+		w.m.read(uint64(n))
+	}
+}
+
+func (w *world) refuse(unknown bool) {
+	n := w.next(proposed)
+	if n == 0 {
+		return
+	}
+	for i := n - 1; i < len(*w.last()); i++ {
+		(*w.last())[i] = refused
+		if unknown {
+			(*w.last())[i] = mayBeRefused
+		}
+		w.m.refuse(uint64(i+1), unknown)
+		w.order = w.order[:0]
+		w.check()
+	}
+}
+
+func (w *world) confirm(lost bool) {
+	if len(w.asked) == 0 {
+		return
+	}
+	i := w.rng.IntN(len(w.asked))
+	token := w.asked[i]
+	w.asked = slices.Delete(w.asked, i, i+1)
+	if lost {
+		w.m.confirm(token, errOwnerChanged())
+		return
+	}
+	w.confirmed = max(w.confirmed, token)
+	w.m.confirm(token, nil)
+}
+
+func (w *world) lose() {
+	w.lost = true
+	w.m.lose()
+}
+
+func (w *world) check() {
+	for _, a := range w.m.take() {
+		if a.call == nil {
+			a.barrier(a.result.Err)
+			continue
+		}
+		e := w.calls[a.call]
+		if e == nil {
+			w.t.Fatal("answers a call that was not delivered")
+		}
+		w.answered(e, a.result.Err)
+	}
+	if w.m.mailbox == nil {
+		w.order = w.order[:0]
+	}
+	var bytes int64
+	for _, c := range w.m.mailbox {
+		bytes += c.bytes()
+	}
+	if bytes != w.m.mailboxBytes || len(w.m.mailbox) != len(w.order) {
+		w.t.Fatalf("the mailbox has %d events of %d bytes, and counts %d and %d", len(w.order), bytes, len(w.m.mailbox), w.m.mailboxBytes)
+	}
+	if w.m.readable > w.m.committed || w.m.committed > w.m.seq {
+		w.t.Fatalf("readable %d, committed %d, proposed %d", w.m.readable, w.m.committed, w.m.seq)
+	}
+}
+
+func (w *world) answered(e *waiting, err error) {
+	if e.answers++; e.answers > 1 {
+		w.t.Fatal("answered twice")
+	}
+	var fates []fate
+	if e.ended {
+		fates = w.fates[e.incarnation]
+	}
+	switch reason := fault.ReasonOf(err); reason {
+	case "":
+		if !e.ended || w.lost {
+			w.t.Fatal("a reply of an event that did not return, or after ownership was lost (P1)")
+		}
+		for i, f := range fates[:e.seq] {
+			if f != committed && f != readable {
+				w.t.Fatalf("a reply behind segment %d got out while segment %d was not committed (P2): %v", e.seq, i+1, fates)
+			}
+		}
+		later := slices.ContainsFunc(fates[e.seq:], func(f fate) bool { return f == committed || f == readable })
+		if !e.wrote && !later && !e.sole && (e.token == 0 || e.token > w.confirmed) {
+			w.t.Fatal("a read got out unconfirmed (P1)")
+		}
+	case fault.OwnerChanged:
+		// Those who get it call again: its write must never turn up.
+		if e.wrote && !slices.Contains(fates[:e.seq], refused) {
+			w.t.Fatalf("segment %d may be, or become, committed, and its event is said not to have happened: %v", e.seq, fates)
+		}
+	case fault.OutcomeUnknown:
+		if !e.wrote || fates[e.seq-1] == committed || fates[e.seq-1] == readable {
+			w.t.Fatalf("segment %d has a known outcome: %v", e.seq, fates)
+		}
+	case fault.Panic:
+		if !e.died {
+			w.t.Fatal("another event's panic was answered")
+		}
+	case fault.ObjectReset:
+		if e.ended {
+			w.t.Fatal("an event that ran was said to have been reset in the mailbox")
+		}
+	default:
+		w.t.Fatalf("answered with %v", err)
+	}
+}
+
+// finish brings everything to its end, so that nobody is left without an answer.
+func (w *world) finish() {
+	for range 10_000 {
+		if w.m.idle() {
+			break
+		}
+		w.begin()
+		w.end()
+		w.commit()
+		w.read()
+		w.confirm(false)
+		if w.next(proposed) > 0 && w.next(refused)+w.next(mayBeRefused) > 0 {
+			w.refuse(false)
+		}
+		w.check()
+	}
+	unanswered := 0
+	for _, e := range w.all {
+		if e.answers == 0 {
+			unanswered++
+		}
+	}
+	if unanswered > 0 || !w.m.idle() {
+		w.t.Errorf("%d of %d were never answered; idle: %v", unanswered, len(w.all), w.m.idle())
+	}
+}
+
+func TestRandomLivesAnswerEveryCallOnceAndNothingTooEarly(t *testing.T) {
+	t.Parallel()
+	answered := 0
+	for seed := range uint64(500) {
+		w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 0)), calls: make(map[*Call]*waiting)}
+		for range 400 {
+			w.step()
+		}
+		w.finish()
+		answered += len(w.all)
+		if t.Failed() {
+			t.Fatalf("with seed %d", seed)
+		}
+	}
+	t.Logf("%d calls and barriers", answered)
+}
