@@ -16,12 +16,13 @@ import (
 // errMalformed says that bytes from the network or the disk are not what they should be.
 var errMalformed = errors.New("malformed")
 
-// The kinds of what travels in a frame: Raft's own messages, and three of ours about replicas that
-// may not know that they were removed.
+// The kinds of what travels in a frame: Raft's own messages, and ours.
 const (
-	kindRaft   = 1
-	kindTooOld = 2 // to a replica that is no member: you were removed
-	kindAsk    = 3 // from a replica that hears no leader: was I removed?
+	kindRaft      = 1
+	kindTooOld    = 2 // to a replica that is no member: you were removed
+	kindAsk       = 3 // from a replica that hears no leader: was I removed?
+	kindConfirm   = 4 // an owner's question: are you still in this term? See confirm.go.
+	kindConfirmed = 5 // the answer
 )
 
 // packet is one message between replicas of a shard on two nodes.

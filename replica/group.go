@@ -1,13 +1,13 @@
 package replica
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/holdfast-io/holdfast/placement"
@@ -60,13 +60,6 @@ type entryInFlight struct {
 	wave  uint64
 }
 
-// readRound is one ReadIndex and the reads that wait for it.
-type readRound struct {
-	seq   uint64
-	wave  uint64
-	reads []confirmation
-}
-
 // Entry payloads: the first byte says what the rest is. A replica that meets a kind it does not
 // know stops; it never skips.
 const (
@@ -112,10 +105,15 @@ type Group struct {
 	inFlight []entryInFlight // in log order, of ownTerm
 	wave     *wave           // the Host's
 	refused  map[incarnation]struct{}
-	waiting  []confirmation
 	held     bool // in Host.held
-	rounds   []readRound
-	readSeq  uint64
+
+	waiting    []confirmation // for the next round of questions
+	rounds     []readRound    // asked, oldest first
+	affirms    affirms        // of the voters, in ownTerm
+	voters     quorum.JointConfig
+	asks       *wave // the Host's
+	asked      bool  // in Host.asking
+	unanswered int   // ticks since the last answer
 
 	quiet    int // ticks since a leader was heard or an answer came
 	transfer *transfer
@@ -148,7 +146,6 @@ func raftConfig(cfg Config, id, applied uint64, log raft.Storage, logger raft.Lo
 		MaxInflightMsgs:           256,
 		CheckQuorum:               true,
 		PreVote:                   true,
-		ReadOnlyOption:            raft.ReadOnlySafe,
 		DisableProposalForwarding: true,
 		StepDownOnRemoval:         true,
 		Logger:                    logger,
@@ -178,18 +175,11 @@ func (g *Group) address(id uint64) (placement.NodeID, bool) {
 	return node, ok
 }
 
-// flush hands the queued proposals to Raft, in as few entries as may be, and the queued reads as
-// one ReadIndex.
+// flush hands the queued proposals to Raft, in as few entries as may be.
 func (g *Group) flush() {
-	if len(g.queued) > 0 {
-		g.flushProposals()
+	if len(g.queued) == 0 {
+		return
 	}
-	if len(g.waiting) > 0 {
-		g.flushReads()
-	}
-}
-
-func (g *Group) flushProposals() {
 	queued := g.queued
 	g.queued = nil
 	var (
@@ -261,27 +251,7 @@ func (g *Group) refuse(p proposal, unknown bool) {
 	p.settler.Refused(p.seg.Sequence, unknown)
 }
 
-func (g *Group) flushReads() {
-	waiting := g.waiting
-	g.waiting = nil
-	reads := make([]confirmation, 0, len(waiting))
-	for _, c := range waiting {
-		if g.ownTerm == 0 || c.term != g.ownTerm {
-			c.who.Confirmed(c.token, ErrNotLeader)
-			continue
-		}
-		reads = append(reads, c)
-	}
-	if len(reads) == 0 {
-		return
-	}
-	g.readSeq++
-	g.rounds = append(g.rounds, readRound{seq: g.readSeq, wave: g.wave.join(), reads: reads})
-	g.rn.ReadIndex(binary.BigEndian.AppendUint64(nil, g.readSeq))
-}
-
-// begin takes the next Ready and answers what it answers at once: lost ownership first, before
-// anything else gets out (P1), then confirmed reads.
+// begin takes the next Ready. Lost ownership is told at once, before anything else gets out (P1).
 func (g *Group) begin() {
 	g.ready = g.rn.Ready()
 	rd := &g.ready
@@ -298,22 +268,6 @@ func (g *Group) begin() {
 			g.lose()
 		}
 	}
-	for _, rs := range rd.ReadStates {
-		g.confirm(binary.BigEndian.Uint64(rs.RequestCtx))
-	}
-}
-
-// confirm answers every round up to seq: a later confirmation covers earlier requests.
-func (g *Group) confirm(seq uint64) {
-	n := 0
-	for n < len(g.rounds) && g.rounds[n].seq <= seq {
-		g.wave.leave(g.rounds[n].wave)
-		for _, c := range g.rounds[n].reads {
-			c.who.Confirmed(c.token, nil)
-		}
-		n++
-	}
-	g.rounds = append(g.rounds[:0:0], g.rounds[n:]...)
 }
 
 // lose ends ownership, if there was any: first the objects learn of it, so that nothing more gets
@@ -341,13 +295,7 @@ func (g *Group) lose() {
 		g.refuse(p, false)
 	}
 	g.queued = nil
-	for _, round := range g.rounds {
-		g.wave.leave(round.wave)
-		for _, c := range round.reads {
-			c.who.Confirmed(c.token, ErrNotLeader)
-		}
-	}
-	g.rounds = nil
+	g.failReads()
 	clear(g.refused)
 }
 
@@ -520,13 +468,19 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 	}
 	g.sole.Store(0) // Before the change takes effect: see Host.ConfirmNow.
 	conf := g.rn.ApplyConfChange(cc)
-	g.desc = g.desc.change(added, conf)
+	g.setDescriptor(g.desc.change(added, conf))
 	g.markSole()
 	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
 	if !g.desc.contains(g.id) {
 		g.gone = true
 	}
 	return nil
+}
+
+// setDescriptor takes a descriptor and what follows from it.
+func (g *Group) setDescriptor(d descriptor) {
+	g.desc = d
+	g.voters = d.Conf.jointConfig()
 }
 
 // tellReadable tells the objects what the store shows now.

@@ -123,15 +123,19 @@ type Host struct {
 	active     []*Group // what the batch has writes of
 	flying     bool     // the batch is on its way to the disk
 	wave       wave
-	held       []*Group    // have something for the next wave
-	waveTimer  *time.Timer // wakes the loop when a wave has been out for too long
+	held       []*Group // have proposals for the next wave
+	asks       wave
+	asking     []*Group // have reads for the next round of questions
+	questions  map[placement.NodeID][]confirmItem
+	items      []confirmItem // scratch
+	waveTimer  *time.Timer   // wakes the loop when a wave has been out for too long
 	spare      inbox
 	dirty      []*Group
 	isDirty    map[*Group]bool
 	out        map[placement.NodeID]*outFrame
 	membership Membership
 	broken     map[placement.NodeID]bool // see PeerBroken
-	sending    int // snapshots
+	sending    int                       // snapshots
 	snapshots  []queuedSnapshot
 	handOver   bool
 
@@ -218,7 +222,10 @@ func New(cfg Config) (*Host, error) {
 		isDirty: make(map[*Group]bool),
 		flights: make(chan struct{}, 1),
 		out:     make(map[placement.NodeID]*outFrame),
-		broken:  make(map[placement.NodeID]bool),
+
+		questions: make(map[placement.NodeID][]confirmItem),
+
+		broken: make(map[placement.NodeID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.waveTimer = time.AfterFunc(time.Hour, h.poke)
@@ -283,10 +290,6 @@ func (h *Host) refuseAll() {
 			continue
 		}
 		g.lose()
-		for _, c := range g.waiting {
-			c.who.Confirmed(c.token, ErrNotLeader)
-		}
-		g.waiting = nil
 	}
 }
 
@@ -475,9 +478,11 @@ func (h *Host) load(shard placement.ShardID) (*Group, error) {
 		return nil, err
 	}
 	if ok {
-		if g.desc, err = decodeDescriptor(raw); err != nil {
+		d, err := decodeDescriptor(raw)
+		if err != nil {
 			return nil, err
 		}
+		g.setDescriptor(d)
 	}
 	if err := h.loadLast(g); err != nil {
 		return nil, err
@@ -499,6 +504,8 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		owner:   h.cfg.Owner,
 		sole:    &h.sole[shard],
 		wave:    &h.wave,
+		asks:    &h.asks,
+		affirms: make(affirms),
 		heard:   make(map[uint64]placement.NodeID),
 		refused: make(map[incarnation]struct{}),
 	}

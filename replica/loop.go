@@ -36,6 +36,8 @@ func (h *Host) run() {
 			return
 		case h.ctx.Err() != nil:
 			done = nil
+		case len(h.asking) > 0 && h.asks.out == 0:
+			continue
 		case !h.flying && (len(h.dirty) > 0 || len(h.held) > 0 && h.wave.out == 0):
 			continue
 		}
@@ -97,14 +99,18 @@ func (h *Host) round() {
 	}
 	h.counters.proposals.Add(uint64(len(in.proposals)))
 	for _, c := range in.confirms {
-		if g := h.group(c.shard); g != nil {
-			g.waiting = append(g.waiting, c.c)
-			h.hold(g)
-		} else {
+		g := h.group(c.shard)
+		switch {
+		case g == nil:
 			c.c.who.Confirmed(c.c.token, ErrNotLeader)
+		case g.wait(c.c) && !g.asked:
+			g.asked = true
+			h.asking = append(h.asking, g)
 		}
 	}
 	h.recycle(in)
+	h.askRound()
+	h.sendFrames()
 	h.release()
 	if len(h.dirty) > 0 && !h.flying && h.ctx.Err() == nil {
 		h.process()
@@ -123,7 +129,7 @@ func (h *Host) group(shard placement.ShardID) *Group {
 	return g
 }
 
-// hold keeps a group that has something to ask of others for the next wave.
+// hold keeps a group that has something to propose for the next wave.
 func (h *Host) hold(g *Group) {
 	if !g.held {
 		g.held = true
@@ -172,10 +178,6 @@ func (h *Host) fail(g *Group, err error) {
 	}
 	g.failed = err
 	g.lose()
-	for _, c := range g.waiting {
-		c.who.Confirmed(c.token, ErrNotLeader)
-	}
-	g.waiting = nil
 	h.leaders[g.shard].Store(nil)
 	h.logger.Error("replica stopped", slog.Int("shard", int(g.shard)), slog.Uint64("replica", g.id), slog.Any("error", err))
 }
@@ -357,6 +359,11 @@ func (h *Host) sendMessages(groups ...*Group) {
 			}
 		}
 	}
+	h.sendFrames()
+}
+
+// sendFrames sends every frame that there is.
+func (h *Host) sendFrames() {
 	for node, f := range h.out {
 		if len(f.data) > 0 {
 			h.send(node, f)
@@ -382,6 +389,11 @@ func (h *Host) queue(g *Group, m *raftpb.Message) {
 }
 
 func (h *Host) queuePacket(node placement.NodeID, p *packet, size int) {
+	h.queueBytes(node, size, p.append)
+}
+
+// queueBytes puts a packet of at most so many bytes into the frame for a node.
+func (h *Host) queueBytes(node placement.NodeID, size int, appendTo func([]byte) []byte) {
 	f := h.out[node]
 	if f == nil {
 		f = &outFrame{}
@@ -393,15 +405,24 @@ func (h *Host) queuePacket(node placement.NodeID, p *packet, size int) {
 	if f.data == nil {
 		f.data = make([]byte, 0, max(size, 512))
 	}
-	f.data = p.append(f.data)
+	f.data = appendTo(f.data)
 }
 
 // takeFrame steps every message of a frame.
 func (h *Host) takeFrame(f inFrame) {
 	for rest := f.data; len(rest) > 0; {
+		if kind := rest[0]; kind == kindConfirm || kind == kindConfirmed {
+			next, err := h.takeConfirm(f.from, kind, rest[1:])
+			if err != nil {
+				h.dropFrame(f, err)
+				return
+			}
+			rest = next
+			continue
+		}
 		p, next, err := decodePacket(rest)
 		if err != nil {
-			h.logger.Warn("dropped a raft frame", slog.String("from", f.from.String()), slog.Any("error", err))
+			h.dropFrame(f, err)
 			return
 		}
 		rest = next
@@ -409,6 +430,11 @@ func (h *Host) takeFrame(f inFrame) {
 			h.takePacket(f.from, &p)
 		}
 	}
+}
+
+// dropFrame ignores the rest of a frame: no node sends what can't be read.
+func (h *Host) dropFrame(f inFrame, err error) {
+	h.logger.Warn("dropped a raft frame", slog.String("from", f.from.String()), slog.Any("error", err))
 }
 
 func (h *Host) takePacket(from placement.NodeID, p *packet) {
@@ -536,6 +562,7 @@ func (h *Host) tickGroups() {
 		g.quiet++
 		if g.leader {
 			g.quiet = 0
+			h.askAgain(g)
 			h.reconcile(g)
 		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
 			h.ask(g)
@@ -544,7 +571,7 @@ func (h *Host) tickGroups() {
 			h.mark(g)
 		}
 	}
-	h.sendMessages()
+	h.sendQuestions()
 }
 
 // ask asks every other node that the descriptor names whether this replica was removed.

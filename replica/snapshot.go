@@ -306,7 +306,8 @@ func (h *Host) install(g *Group) error {
 		return err
 	}
 	h.fences.Forget(g.shard)
-	g.applied, g.desc = in.header.at, in.header.desc
+	g.applied = in.header.at
+	g.setDescriptor(in.header.desc)
 	g.log.hard = raftpb.HardState{Term: &hard[0], Vote: &hard[1], Commit: &hard[2]}
 	g.log.reset(in.header.at)
 	return nil

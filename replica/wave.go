@@ -2,8 +2,8 @@ package replica
 
 import "time"
 
-// wave is everything that waits for other replicas at the moment: proposals for their commit, reads
-// for their confirmation. While a wave is out, what comes for the groups of this node waits for the
+// wave is everything of one sort that waits for other replicas at the moment: proposals for their
+// commit, or reads for their confirmation. While a wave is out, what comes for the groups of this node waits for the
 // next one. So the busier a node is, the more calls share each of its messages and fsyncs, and the
 // less each costs; a call that comes alone waits for nobody.
 //
