@@ -4,11 +4,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.etcd.io/raft/v3/tracker"
 	"google.golang.org/protobuf/proto"
 )
-
-type trackerProgress = tracker.Progress
 
 // Membership changes are rare, so they keep Raft's own encoding.
 func decodeConfChange(b []byte) (*raftpb.ConfChangeV2, error) {

@@ -1,8 +1,10 @@
 package replica
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3/quorum"
 
@@ -20,7 +22,8 @@ import (
 // nothing: it says what has not happened yet. What Raft's own ReadIndex costs beyond it, on the busiest
 // path that there is, is a heartbeat and its answer for each shard.
 //
-// A question or an answer that is lost is asked again with the heartbeats. A late or doubled answer
+// Only as many nodes are asked as make a majority; when they are late, the others as well; and with
+// the heartbeats everybody again, for a question or an answer may be lost. A late or doubled answer
 // is harmless: it says something true about a moment after its question.
 
 // readRound is the reads of one shard that one round asks for.
@@ -155,26 +158,30 @@ func (c *confState) jointConfig() quorum.JointConfig {
 	return quorum.JointConfig{set(c.Voters), set(c.VotersOutgoing)}
 }
 
-// askVoters puts the question of a group's latest round to its voters.
+// askVoters puts the question of a group's latest round to all its voters.
 func (h *Host) askVoters(g *Group) {
 	for _, r := range g.desc.Replicas {
-		if r.Node != g.self && g.desc.isVoter(r.ID) {
-			h.questions[r.Node] = append(h.questions[r.Node], confirmItem{shard: g.shard, to: r.ID, from: g.id, term: g.ownTerm})
+		if r.ID != g.id && g.desc.isVoter(r.ID) {
+			h.question(g, r)
 		}
 	}
+}
+
+func (h *Host) question(g *Group, r replicaAddr) {
+	h.questions[r.Node] = append(h.questions[r.Node], confirmItem{shard: g.shard, to: r.ID, from: g.id, term: g.ownTerm})
 }
 
 // askRound begins the next round for every group with reads that wait, if the last one is over. Its
 // frames leave at once: no read waits for the disk.
 func (h *Host) askRound() {
-	if len(h.asking) == 0 {
-		return
+	if h.asks.late() {
+		h.askOthers()
 	}
-	if !h.asks.over() {
-		h.waveTimer.Reset(waveMax)
+	if len(h.asking) == 0 || !h.asks.over() {
 		return
 	}
 	number := h.asks.number
+	h.inRound = h.inRound[:0]
 	for i, g := range h.asking {
 		g.asked, h.asking[i] = false, nil
 		if len(g.waiting) == 0 || h.groups[g.shard] != g {
@@ -182,10 +189,61 @@ func (h *Host) askRound() {
 		}
 		h.asks.join()
 		if g.ask(number) {
-			h.askVoters(g)
+			h.askMajority(g)
+			h.inRound = append(h.inRound, g)
 		}
 	}
 	h.asking = h.asking[:0]
+	if len(h.inRound) > 0 {
+		h.waveTimer.Reset(waveMax)
+		h.sendQuestions()
+	}
+}
+
+// askMajority puts the question to as many voters as it takes.
+func (h *Host) askMajority(g *Group) {
+	if g.desc.joint() {
+		h.askVoters(g)
+		return
+	}
+	others := h.others[:0]
+	for _, r := range g.desc.Replicas {
+		if r.ID != g.id && g.desc.isVoter(r.ID) {
+			others = append(others, r)
+		}
+	}
+	slices.SortFunc(others, func(a, b replicaAddr) int { return cmp.Compare(h.askRank(a.Node), h.askRank(b.Node)) })
+	for _, r := range others[:len(g.desc.Conf.Voters)/2] {
+		h.question(g, r)
+	}
+	h.others = others
+}
+
+// askRank says whom to ask first: who was not late; else the next one round the circle of node ids,
+// so that every node asks few others, and is asked by few.
+func (h *Host) askRank(node placement.NodeID) uint64 {
+	rank := uint64(node-h.cfg.Node) >> 1
+	if h.late[node] {
+		rank |= 1 << 63
+	}
+	return rank
+}
+
+// askOthers follows a round that is late: the voters that were asked are marked as late, for a
+// while, and all are asked.
+func (h *Host) askOthers() {
+	for _, g := range h.inRound {
+		if len(g.rounds) == 0 || h.groups[g.shard] != g {
+			continue
+		}
+		for _, r := range g.desc.Replicas {
+			if r.ID != g.id && g.affirms[r.ID] < h.asks.number {
+				h.late[r.Node] = true
+			}
+		}
+		h.askVoters(g)
+	}
+	h.inRound = h.inRound[:0]
 	h.sendQuestions()
 }
 

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/storage"
@@ -116,6 +117,7 @@ type Group struct {
 	unanswered int   // ticks since the last answer
 
 	quiet    int // ticks since a leader was heard or an answer came
+	settling int // ticks for which a membership change counts as recent
 	transfer *transfer
 	stable   int    // ticks for which the plan has wished the same transfer
 	moving   string // what is under way, in words
@@ -469,6 +471,7 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 	g.sole.Store(0) // Before the change takes effect: see Host.ConfirmNow.
 	conf := g.rn.ApplyConfChange(cc)
 	g.setDescriptor(g.desc.change(added, conf))
+	g.settling = settlingTicks
 	g.markSole()
 	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
 	if !g.desc.contains(g.id) {
@@ -502,6 +505,26 @@ func (g *Group) advance() {
 	g.ready = raft.Ready{}
 }
 
+// settlingTicks is how long after a membership change every news of a commit is sent at once: a
+// replica that is leaving hears of nothing later.
+const settlingTicks = 30
+
+// canWait says that a message tells a follower only that something it has, or is about to have, is
+// committed. The next entry will say so as well, or the next heartbeat: a follower needs to know
+// sooner only to apply sooner. Not sending it saves half of a write's messages.
+func (g *Group) canWait(m *raftpb.Message) bool {
+	if m.GetType() != raftpb.MsgApp || len(m.GetEntries()) > 0 || g.settling > 0 {
+		return false
+	}
+	flows := false
+	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if id == m.GetTo() {
+			flows = pr.State == tracker.StateReplicate && !pr.MsgAppFlowPaused
+		}
+	})
+	return flows
+}
+
 // lagOf is how far behind a replica may be and still count as caught up, in entries.
 const lagMax = 1024
 
@@ -520,7 +543,7 @@ func (g *Group) truncatable() indexTerm {
 		to -= logKeepEntries
 	}
 	if g.leader && g.log.bytes <= 4*logKeepBytes {
-		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr trackerProgress) {
+		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 			if id != g.id && pr.RecentActive && pr.Match > 0 {
 				to = min(to, pr.Match)
 			}

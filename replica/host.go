@@ -127,8 +127,11 @@ type Host struct {
 	asks       wave
 	asking     []*Group // have reads for the next round of questions
 	questions  map[placement.NodeID][]confirmItem
-	items      []confirmItem // scratch
-	waveTimer  *time.Timer   // wakes the loop when a wave has been out for too long
+	inRound    []*Group                  // asked in the latest round
+	late       map[placement.NodeID]bool // did not answer in time lately
+	items      []confirmItem             // scratch
+	others     []replicaAddr             // scratch
+	waveTimer  *time.Timer               // wakes the loop when a wave has been out for too long
 	spare      inbox
 	dirty      []*Group
 	isDirty    map[*Group]bool
@@ -138,6 +141,7 @@ type Host struct {
 	sending    int                       // snapshots
 	snapshots  []queuedSnapshot
 	handOver   bool
+	age        int // ticks
 
 	ticks    atomic.Int32
 	begun    atomic.Uint64 // synced writes
@@ -224,6 +228,7 @@ func New(cfg Config) (*Host, error) {
 		out:     make(map[placement.NodeID]*outFrame),
 
 		questions: make(map[placement.NodeID][]confirmItem),
+		late:      make(map[placement.NodeID]bool),
 
 		broken: make(map[placement.NodeID]bool),
 	}

@@ -351,7 +351,7 @@ func (h *Host) sendMessages(groups ...*Group) {
 	for _, g := range groups {
 		for _, m := range g.ready.Messages {
 			switch {
-			case isResponse(m):
+			case isResponse(m), g.canWait(m):
 			case m.GetType() == raftpb.MsgSnap:
 				h.sendSnapshot(g, m)
 			default:
@@ -562,6 +562,7 @@ func (h *Host) tickGroups() {
 		g.quiet++
 		if g.leader {
 			g.quiet = 0
+			g.settling = max(g.settling-1, 0)
 			h.askAgain(g)
 			h.reconcile(g)
 		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
@@ -572,6 +573,9 @@ func (h *Host) tickGroups() {
 		}
 	}
 	h.sendQuestions()
+	if h.age++; h.age%h.cfg.ElectionTicks == 0 {
+		clear(h.late) // They get another chance.
+	}
 }
 
 // ask asks every other node that the descriptor names whether this replica was removed.

@@ -123,6 +123,7 @@ func (h *Host) proposeChange(g *Group, a action) {
 	case actNone, actTransfer:
 		return
 	}
+	g.settling = settlingTicks
 	h.guard(g, func() {
 		if err := g.rn.ProposeConfChange(confChange(added, steps...)); err != nil {
 			h.logger.Debug("membership change not proposed", slog.Int("shard", int(g.shard)), slog.Any("error", err))

@@ -34,9 +34,12 @@ func (w *wave) leave(number uint64) {
 	}
 }
 
+// late says that the wave has been out for longer than it may hold others up.
+func (w *wave) late() bool { return w.out > 0 && time.Since(w.began) >= waveMax }
+
 // over says that the next wave may begin, and begins it.
 func (w *wave) over() bool {
-	if w.out > 0 && time.Since(w.began) < waveMax {
+	if w.out > 0 && !w.late() {
 		return false
 	}
 	w.number++
