@@ -86,6 +86,7 @@ func (g *Group) wait(c confirmation) bool {
 		return false
 	}
 	g.waiting = append(g.waiting, c)
+	g.asks.hold()
 	return true
 }
 
@@ -177,9 +178,10 @@ func (h *Host) askRound() {
 	if h.asks.late() {
 		h.askOthers()
 	}
-	if len(h.asking) == 0 || !h.asks.over() {
+	if len(h.asking) == 0 || !h.mayBegin(&h.asks) {
 		return
 	}
+	h.asks.begin()
 	number := h.asks.number
 	h.inRound = h.inRound[:0]
 	for i, g := range h.asking {
@@ -195,7 +197,7 @@ func (h *Host) askRound() {
 	}
 	h.asking = h.asking[:0]
 	if len(h.inRound) > 0 {
-		h.waveTimer.Reset(waveMax)
+		h.asks.timer.Reset(waveMax)
 		h.sendQuestions()
 	}
 }

@@ -305,6 +305,11 @@ func (g *Group) lose() {
 // committed. An error stops this replica, not the node.
 func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 	rd := &g.ready
+	if n := len(rd.CommittedEntries); n > 0 {
+		last := rd.CommittedEntries[n-1]
+		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
+		b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
+	}
 	if len(rd.Entries) > 0 {
 		g.writeEntries(b, rd.Entries)
 	}
@@ -315,11 +320,6 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 	}
 	if !raft.IsEmptyHardState(rd.HardState) {
 		g.writeHardState(b, rd.HardState)
-	}
-	if n := len(rd.CommittedEntries); n > 0 {
-		last := rd.CommittedEntries[n-1]
-		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
-		b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
 	}
 	return nil
 }

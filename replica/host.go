@@ -233,8 +233,10 @@ func New(cfg Config) (*Host, error) {
 		broken: make(map[placement.NodeID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
-	h.waveTimer = time.AfterFunc(time.Hour, h.poke)
-	h.waveTimer.Stop()
+	for _, w := range []*wave{&h.wave, &h.asks} {
+		w.timer = time.AfterFunc(time.Hour, h.poke)
+		w.timer.Stop()
+	}
 	shards, err := cfg.Store.Shards()
 	if err != nil {
 		return nil, err
@@ -271,7 +273,8 @@ func (h *Host) Close() error {
 	h.closed.Do(func() {
 		h.cancel(errClosed)
 		h.wg.Wait()
-		h.waveTimer.Stop()
+		h.wave.timer.Stop()
+		h.asks.timer.Stop()
 		h.mu.Lock()
 		h.mu.closed = true
 		h.mu.Unlock()
