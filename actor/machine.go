@@ -25,8 +25,11 @@ const (
 //     when every segment proposed before it ran is committed and this node was found to be the
 //     owner after it ran: by a confirmation, or by the commit of a segment proposed later.
 //   - A refused segment refuses every later one, and ends the incarnation.
+//   - A panic or an abort drops the open segment and ends the incarnation. It is told like a read, to
+//     the event and to those behind it: it may have come of what is not committed yet.
 //   - An incarnation that ended is followed by another only when each of its segments is readable
-//     or refused for certain.
+//     or refused for certain, and nobody of it waits at the gate.
+//   - An event that may have had an effect is never told that it did not run.
 //   - When ownership is lost, nothing gets out any more (P1).
 type machine struct {
 	// Of the current incarnation; alive is false before the first and between two.
@@ -41,6 +44,8 @@ type machine struct {
 	mailbox      []*Call
 	mailboxBytes int64
 	running      *Call
+	// proposed is the first segment that the running event has proposed by a barrier, if it has.
+	proposed uint64
 	// doom is why the incarnation is over, if it is: the running event's effects are dropped, and
 	// it is answered with this.
 	doom error
@@ -61,6 +66,8 @@ type waiter struct {
 	result Result
 	seq    uint64 // must be committed
 	token  uint64 // must be confirmed; 0: the commit is enough
+	// proposed is the first segment that the event has proposed before, if it has.
+	proposed uint64
 	// barrier is told when a handler's own Confirm is through.
 	barrier func(error)
 }
@@ -103,7 +110,7 @@ func (m *machine) runnable() bool {
 	if m.lost || m.running != nil || len(m.mailbox) == 0 {
 		return false
 	}
-	return m.alive || m.settled()
+	return m.alive || m.settled() && len(m.waiters) == 0
 }
 
 // begin takes the next event out of the mailbox and runs it. The caller has seen that it is
@@ -116,7 +123,7 @@ func (m *machine) begin() *Call {
 		m.mailbox = nil
 	}
 	m.mailboxBytes -= c.bytes()
-	m.running = c
+	m.running, m.proposed = c, 0
 	return c
 }
 
@@ -151,51 +158,72 @@ const (
 func (m *machine) finish(result Result, wrote, sole bool) gate {
 	c := m.running
 	m.running = nil
-	if m.doom != nil {
-		m.answer(c, Result{Err: m.doom})
+	switch {
+	case m.doom != nil:
+		m.fail(waiter{call: c, proposed: m.proposed}, m.doom)
 		return gateNone
+	case wrote:
+		return m.propose(waiter{call: c, result: result, proposed: m.proposed})
 	}
-	return m.wait(waiter{call: c, result: result}, wrote, sole)
+	return m.wait(sole, waiter{call: c, result: result, proposed: m.proposed})
 }
 
 // barrier is a handler's own Confirm: the segment so far is closed, and fn told when it is durable
 // and this node still the owner.
 func (m *machine) barrier(fn func(error), wrote, sole bool) gate {
-	if m.doom != nil {
+	switch {
+	case m.doom != nil:
 		fn(m.doom)
 		return gateNone
+	case wrote:
+		if m.proposed == 0 {
+			m.proposed = m.seq + 1
+		}
+		return m.propose(waiter{barrier: fn})
 	}
-	return m.wait(waiter{barrier: fn}, wrote, sole)
+	return m.wait(sole, waiter{barrier: fn})
 }
 
-func (m *machine) wait(w waiter, wrote, sole bool) gate {
-	if wrote {
-		m.seq++
-		w.seq = m.seq
-		m.waiters = append(m.waiters, w)
-		return gatePropose
-	}
+// propose puts an event, or a barrier, at the gate behind a segment of its own.
+func (m *machine) propose(w waiter) gate {
+	m.seq++
+	w.seq = m.seq
+	m.waiters = append(m.waiters, w)
+	return gatePropose
+}
+
+// wait puts at the gate what has no segment of its own.
+func (m *machine) wait(sole bool, ws ...waiter) gate {
 	if sole && m.committed == m.seq && len(m.waiters) == 0 {
-		m.answers = append(m.answers, answer{w.call, w.result, w.barrier})
+		for _, w := range ws {
+			m.answers = append(m.answers, answer{w.call, w.result, w.barrier})
+		}
 		return gateNone
 	}
 	m.token++
-	w.seq, w.token = m.seq, m.token
-	m.waiters = append(m.waiters, w)
+	for _, w := range ws {
+		w.seq, w.token = m.seq, m.token
+		m.waiters = append(m.waiters, w)
+	}
 	return gateConfirm
 }
 
 // die ends the incarnation by the running event's own fault (a panic, an abort): its open segment
-// is dropped; segments in flight go on; what waits in the mailbox is refused.
-func (m *machine) die(result Result, queued error) {
-	c := m.running
+// is dropped; segments in flight go on; what waits in the mailbox did not run, and is told so.
+func (m *machine) die(result Result, queued error, sole bool) gate {
+	ws := make([]waiter, 0, 1+len(m.mailbox))
+	ws = append(ws, waiter{call: m.running, result: result, proposed: m.proposed})
 	m.running = nil
-	if m.doom != nil { // It was over already.
-		m.answer(c, Result{Err: m.doom})
-	} else {
-		m.answer(c, result)
+	if m.doom != nil { // It was over already, and the mailbox emptied.
+		m.fail(ws[0], m.doom)
+		return gateNone
 	}
-	m.end(queued)
+	for _, c := range m.mailbox {
+		ws = append(ws, waiter{call: c, result: Result{Err: queued}})
+	}
+	m.mailbox, m.mailboxBytes = nil, 0
+	m.alive = false
+	return m.wait(sole, ws...)
 }
 
 // end ends the incarnation and refuses what waits in the mailbox.
@@ -248,8 +276,14 @@ func (m *machine) confirm(token uint64, err error) {
 // answered; unknown says that the segment may yet turn out to be committed elsewhere.
 func (m *machine) refuse(seq uint64, unknown bool) {
 	m.refused++
+	if !unknown && m.proposed >= seq {
+		m.proposed = 0 // It will never have happened.
+	}
 	kept := m.waiters[:0]
 	for _, w := range m.waiters {
+		if !unknown && w.proposed >= seq {
+			w.proposed = 0
+		}
 		switch {
 		case w.seq < seq:
 			kept = append(kept, w)
@@ -303,7 +337,12 @@ func (m *machine) answer(c *Call, r Result) {
 	m.answers = append(m.answers, answer{call: c, result: r})
 }
 
+// fail answers with an error. One that says that the event did not run is not said of an event that
+// has proposed something.
 func (m *machine) fail(w waiter, err error) {
+	if w.proposed != 0 && fault.ReasonOf(err).Retryable() {
+		err = errOutcomeUnknown()
+	}
 	m.answers = append(m.answers, answer{w.call, Result{Err: err}, w.barrier})
 }
 

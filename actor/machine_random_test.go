@@ -24,6 +24,7 @@ type waiting struct {
 	call        *Call
 	ended       bool // it has returned, or asked for its barrier
 	wrote, sole bool
+	barrier     int // the first segment that a barrier of it has written
 	died        bool
 	incarnation int
 	seq         int // the last segment of its incarnation when it returned, its own when it wrote
@@ -93,11 +94,10 @@ func (w *world) begin() {
 	if w.running != nil || w.lost {
 		w.t.Fatal("an event can begin while another runs, or after ownership was lost")
 	}
-	// A read that outlives its incarnation has a test of its own.
-	if !w.m.alive && len(w.m.waiters) > 0 {
-		return
-	}
 	if !w.m.alive {
+		if len(w.m.waiters) > 0 {
+			w.t.Fatal("loads while somebody waits for the last incarnation")
+		}
 		if len(w.fates) > 0 && slices.ContainsFunc(*w.last(), func(f fate) bool { return f == proposed || f == committed }) {
 			w.t.Fatalf("loads with segments in flight: %v", *w.last())
 		}
@@ -123,18 +123,56 @@ func (w *world) end() {
 	}
 	switch n := w.rng.IntN(20); {
 	case n == 0:
-		w.running, e.ended, e.died = nil, true, true
-		w.m.die(Result{Err: fault.New(fault.Panic, "")}, fault.New(fault.ObjectReset, ""))
+		w.die(e)
 	case n < 4:
 		b := &waiting{incarnation: e.incarnation}
 		w.all = append(w.all, b)
 		w.wait(b, func(wrote, sole bool) gate {
 			return w.m.barrier(func(err error) { w.answered(b, err) }, wrote, sole)
 		})
+		if b.wrote && e.barrier == 0 {
+			e.barrier = b.seq
+		}
 	default:
 		w.running = nil
 		w.wait(e, func(wrote, sole bool) gate { return w.m.finish(Result{}, wrote, sole) })
 	}
+}
+
+// die ends the running event by a panic: it, and those behind it, wait at the gate as reads do.
+func (w *world) die(e *waiting) {
+	w.running = nil
+	ended := []*waiting{e}
+	e.ended, e.died = true, true
+	if w.m.doom == nil {
+		for _, c := range w.order {
+			ended = append(ended, w.calls[c])
+		}
+		w.order = w.order[:0]
+	}
+	sole := w.rng.IntN(4) == 0
+	g := w.m.die(Result{Err: fault.New(fault.Panic, "")}, fault.New(fault.ObjectReset, ""), sole)
+	for _, one := range ended {
+		one.incarnation, one.seq, one.sole = e.incarnation, len(*w.last()), sole
+		if g == gateConfirm {
+			one.token = w.m.token
+		}
+	}
+	if g == gateConfirm {
+		w.asked = append(w.asked, w.m.token)
+	}
+}
+
+// open says that what waits behind a segment, and wrote none, may get out.
+func (w *world) open(e *waiting) bool {
+	fates := w.fates[e.incarnation]
+	for _, f := range fates[:e.seq] {
+		if f != committed && f != readable {
+			return false
+		}
+	}
+	later := slices.ContainsFunc(fates[e.seq:], func(f fate) bool { return f == committed || f == readable })
+	return later || e.sole || e.token != 0 && e.token <= w.confirmed
 }
 
 func (w *world) wait(e *waiting, gated func(wrote, sole bool) gate) {
@@ -270,26 +308,31 @@ func (w *world) answered(e *waiting, err error) {
 				w.t.Fatalf("a reply behind segment %d got out while segment %d was not committed (P2): %v", e.seq, i+1, fates)
 			}
 		}
-		later := slices.ContainsFunc(fates[e.seq:], func(f fate) bool { return f == committed || f == readable })
-		if !e.wrote && !later && !e.sole && (e.token == 0 || e.token > w.confirmed) {
+		if !e.wrote && !w.open(e) {
 			w.t.Fatal("a read got out unconfirmed (P1)")
 		}
 	case fault.OwnerChanged:
 		// Those who get it call again: its write must never turn up.
+		if e.barrier > 0 && !slices.Contains(w.fates[e.incarnation][:e.barrier], refused) {
+			w.t.Fatal("an event that has proposed a segment is said not to have happened")
+		}
 		if e.wrote && !slices.Contains(fates[:e.seq], refused) {
 			w.t.Fatalf("segment %d may be, or become, committed, and its event is said not to have happened: %v", e.seq, fates)
 		}
 	case fault.OutcomeUnknown:
+		if e.barrier > 0 {
+			return // What is not known, or not to be undone, is of its barrier.
+		}
 		if !e.wrote || fates[e.seq-1] == committed || fates[e.seq-1] == readable {
 			w.t.Fatalf("segment %d has a known outcome: %v", e.seq, fates)
 		}
 	case fault.Panic:
-		if !e.died {
-			w.t.Fatal("another event's panic was answered")
+		if !e.died || !w.open(e) {
+			w.t.Fatal("another event's panic was answered, or this one's before its reasons were durable (P2)")
 		}
 	case fault.ObjectReset:
-		if e.ended {
-			w.t.Fatal("an event that ran was said to have been reset in the mailbox")
+		if e.ended || !w.open(e) {
+			w.t.Fatal("an event that ran was said to have been reset in the mailbox, or before the reasons were durable (P2)")
 		}
 	default:
 		w.t.Fatalf("answered with %v", err)

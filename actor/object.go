@@ -118,23 +118,27 @@ func (o *object) event(call *Call, alive bool) {
 	}
 	result, reset := o.handle(call)
 	if reset != nil {
-		o.mu.Lock()
-		o.w.discardOpen()
-		o.m.die(result, reset)
-		o.state, o.impl = nil, nil
-		o.mu.Unlock()
-		o.shard.manager.counters.resets.Add(1)
-		o.afterTurn()
+		o.reset(result, reset)
 		return
 	}
 	seg, err := o.close(func(wrote, sole bool) gate { return o.m.finish(result, wrote, sole) })
 	if err != nil {
-		o.mu.Lock()
-		o.w.discardOpen()
-		o.m.die(Result{Err: err}, errOwnerChanged())
-		o.mu.Unlock()
+		o.reset(Result{Err: err}, errOwnerChanged())
+		return
 	}
 	o.propose(seg)
+	o.afterTurn()
+}
+
+// reset ends the incarnation with the running event: its open segment is dropped.
+func (o *object) reset(result Result, queued error) {
+	o.mu.Lock()
+	o.w.discardOpen()
+	o.mu.Unlock()
+	// With nothing open there is nothing to propose, and nothing that fails.
+	_, _ = o.close(func(_, sole bool) gate { return o.m.die(result, queued, sole) })
+	o.state, o.impl = nil, nil
+	o.shard.manager.counters.resets.Add(1)
 	o.afterTurn()
 }
 
