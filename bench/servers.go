@@ -117,7 +117,7 @@ func startReplica(cfg roleConfig) (*server, error) {
 	}
 	self := placement.NodeID(cfg.Self)
 	if self == 1 {
-		if err := replica.Bootstrap(store, self, replicaShards); err != nil {
+		if err := replica.Bootstrap(store, storage.Identity{ClusterID: "bench", Node: self, Shards: replicaShards}); err != nil {
 			return nil, err
 		}
 	}

@@ -83,7 +83,7 @@ func (n *Node) enter(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			return n.adopt(self, answer.ClusterID, answer.Shards, answer.Replicas)
+			return n.adopt(self, answer)
 		case verdictCreate:
 			return n.create()
 		case verdictWait:
@@ -121,8 +121,7 @@ func askAll(ctx context.Context, seeds []string, key []byte, self string) []seed
 	})
 }
 
-// create makes a new cluster on this node alone. The shards come first and the identity last: a
-// crash between leaves a directory without a cluster, which is created anew.
+// create makes a new cluster on this node alone.
 func (n *Node) create() error {
 	id, err := randomHex(16)
 	if err != nil {
@@ -133,25 +132,33 @@ func (n *Node) create() error {
 		return err
 	}
 	n.log.Info("creating cluster", slog.String("cluster_id", id), slog.Int("shards", n.cfg.Shards), slog.Int("replicas", n.cfg.Replicas))
-	if err := replica.Bootstrap(n.store, self, n.cfg.Shards); err != nil {
-		return fmt.Errorf("create %d shards: %w", n.cfg.Shards, err)
-	}
-	return n.adopt(self, id, n.cfg.Shards, n.cfg.Replicas)
-}
-
-// adopt writes the identity down.
-func (n *Node) adopt(self placement.NodeID, clusterID string, shards, replicas int) error {
-	uuid, err := randomHex(16)
+	identity, err := n.identity(self, id, n.cfg.Shards, n.cfg.Replicas)
 	if err != nil {
 		return err
 	}
-	err = n.store.SetIdentity(storage.Identity{
-		ClusterID: clusterID, Node: self, StoreUUID: uuid, Shards: shards, Replicas: replicas, Name: n.cfg.Name,
-	})
+	if err := replica.Bootstrap(n.store, identity); err != nil {
+		return fmt.Errorf("create %d shards: %w", n.cfg.Shards, err)
+	}
+	return nil
+}
+
+// adopt makes this node one of the cluster that answered.
+func (n *Node) adopt(self placement.NodeID, a cluster.Answer) error {
+	identity, err := n.identity(self, a.ClusterID, a.Shards, a.Replicas)
 	if err != nil {
+		return err
+	}
+	if err := n.store.SetIdentity(identity, nil); err != nil {
 		return fmt.Errorf("write the node's identity: %w", err)
 	}
 	return nil
+}
+
+func (n *Node) identity(self placement.NodeID, clusterID string, shards, replicas int) (storage.Identity, error) {
+	uuid, err := randomHex(16)
+	return storage.Identity{
+		ClusterID: clusterID, Node: self, StoreUUID: uuid, Shards: shards, Replicas: replicas, Name: n.cfg.Name,
+	}, err
 }
 
 // checkIdentity compares a store that has a cluster with what the command line says.

@@ -161,7 +161,7 @@ func (c *testCluster) start(n *testNode, bootstrap bool) {
 		c.t.Fatal(err)
 	}
 	if bootstrap {
-		if err := replica.Bootstrap(n.store, n.id, c.shards); err != nil {
+		if err := replica.Bootstrap(n.store, storage.Identity{ClusterID: "test", Node: n.id, Shards: c.shards}); err != nil {
 			c.t.Fatal(err)
 		}
 	}

@@ -184,6 +184,7 @@ func (h *Host) askRound() {
 	h.asks.begin()
 	number := h.asks.number
 	h.inRound = h.inRound[:0]
+	clear(h.silent)
 	for i, g := range h.asking {
 		g.asked, h.asking[i] = false, nil
 		if len(g.waiting) == 0 || h.groups[g.shard] != g {
@@ -217,6 +218,7 @@ func (h *Host) askMajority(g *Group) {
 	slices.SortFunc(others, func(a, b replicaAddr) int { return cmp.Compare(h.askRank(a.Node), h.askRank(b.Node)) })
 	for _, r := range others[:len(g.desc.Conf.Voters)/2] {
 		h.question(g, r)
+		h.silent[r.Node] = true
 	}
 	h.others = others
 }
@@ -231,19 +233,16 @@ func (h *Host) askRank(node placement.NodeID) uint64 {
 	return rank
 }
 
-// askOthers follows a round that is late: the voters that were asked are marked as late, for a
-// while, and all are asked.
+// askOthers follows a round that is late: the nodes that have not answered are marked as late, for
+// a while, and everybody is asked.
 func (h *Host) askOthers() {
+	for node := range h.silent {
+		h.late[node] = true
+	}
 	for _, g := range h.inRound {
-		if len(g.rounds) == 0 || h.groups[g.shard] != g {
-			continue
+		if len(g.rounds) > 0 && h.groups[g.shard] == g {
+			h.askVoters(g)
 		}
-		for _, r := range g.desc.Replicas {
-			if r.ID != g.id && g.affirms[r.ID] < h.asks.number {
-				h.late[r.Node] = true
-			}
-		}
-		h.askVoters(g)
 	}
 	h.inRound = h.inRound[:0]
 	h.sendQuestions()
@@ -284,6 +283,9 @@ func (h *Host) takeConfirm(from placement.NodeID, kind byte, b []byte) (rest []b
 	if kind == kindConfirm {
 		h.answerConfirm(from, number, items)
 		return rest, nil
+	}
+	if number == h.asks.number {
+		delete(h.silent, from)
 	}
 	for _, it := range items {
 		if g := h.group(it.shard); g != nil && g.id == it.to && g.ownTerm != 0 && g.ownTerm == it.term {

@@ -119,7 +119,8 @@ type Group struct {
 	quiet    int // ticks since a leader was heard or an answer came
 	settling int // ticks for which a membership change counts as recent
 	transfer *transfer
-	stable   int    // ticks for which the plan has wished the same transfer
+	stable   int // ticks for which the ring has wished the same owner
+	wish     []placement.NodeID
 	moving   string // what is under way, in words
 	gone     bool   // removed: to be destroyed
 	failed   error  // stopped: this replica can't go on
@@ -525,7 +526,7 @@ func (g *Group) canWait(m *raftpb.Message) bool {
 	return flows
 }
 
-// lagOf is how far behind a replica may be and still count as caught up, in entries.
+// lagMax is how far behind a replica may be and still count as caught up, in entries.
 const lagMax = 1024
 
 // caughtUp says whether a follower is near enough to take over.

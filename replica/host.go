@@ -128,6 +128,7 @@ type Host struct {
 	asking     []*Group // have reads for the next round of questions
 	questions  map[placement.NodeID][]confirmItem
 	inRound    []*Group                  // asked in the latest round
+	silent     map[placement.NodeID]bool // asked in the latest round, and have not answered
 	late       map[placement.NodeID]bool // did not answer in time lately
 	items      []confirmItem             // scratch
 	others     []replicaAddr             // scratch
@@ -190,15 +191,15 @@ type outFrame struct {
 // frameBytesMax is when a frame is full. One message may be larger; it then has a frame to itself.
 const frameBytesMax = 1 << 20
 
-// Bootstrap creates every shard of a new cluster on this node alone, as a group of one voter, in
-// one synced batch. The log begins at an index of its own choosing, so that a replica added later
+// Bootstrap creates every shard of a new cluster on the node of id alone, as a group of one voter,
+// and gives the store that identity, in one synced batch: a crash leaves both or neither. The log begins at an index of its own choosing, so that a replica added later
 // can only begin with a snapshot.
-func Bootstrap(store *storage.Store, node placement.NodeID, shards int) error {
+func Bootstrap(store *storage.Store, id storage.Identity) error {
 	const firstIndex, firstTerm, firstReplica = 10, 1, 1
 	b := store.NewBatch()
 	defer func() { _ = b.Close() }()
-	desc := descriptor{Generation: 1, NextID: firstReplica + 1, Replicas: []replicaAddr{{ID: firstReplica, Node: node}}, Conf: confState{Voters: []uint64{firstReplica}}}
-	for i := range shards {
+	desc := descriptor{Generation: 1, NextID: firstReplica + 1, Replicas: []replicaAddr{{ID: firstReplica, Node: id.Node}}, Conf: confState{Voters: []uint64{firstReplica}}}
+	for i := range id.Shards {
 		shard := placement.ShardID(i) //nolint:gosec // below MaxShards
 		b.Set(storage.ReplicaKey(shard), encodeUints(firstReplica))
 		b.Set(storage.DescriptorKey(shard), desc.encode())
@@ -206,7 +207,7 @@ func Bootstrap(store *storage.Store, node placement.NodeID, shards int) error {
 		b.Set(storage.TruncatedKey(shard), encodeUints(firstIndex, firstTerm))
 		b.Set(storage.HardStateKey(shard), encodeUints(firstTerm, 0, firstIndex))
 	}
-	return b.Commit(true)
+	return store.SetIdentity(id, b)
 }
 
 // New loads the replicas that the store has. It starts nothing; call Start.
@@ -228,6 +229,7 @@ func New(cfg Config) (*Host, error) {
 		out:     make(map[placement.NodeID]*outFrame),
 
 		questions: make(map[placement.NodeID][]confirmItem),
+		silent:    make(map[placement.NodeID]bool),
 		late:      make(map[placement.NodeID]bool),
 
 		broken: make(map[placement.NodeID]bool),
@@ -405,7 +407,8 @@ func (h *Host) enqueue(shard placement.ShardID, p proposal) bool {
 }
 
 // Confirm asks whether this node still owns the shard in the term, at some moment after the call:
-// one round of heartbeats to a majority, shared by all who ask meanwhile (P1, P4).
+// one question to a majority of its voters, shared by all who ask meanwhile, also about other
+// shards (P1, P4). confirm.go says why it is sound.
 func (h *Host) Confirm(shard placement.ShardID, term uint64, who Confirmer, token uint64) {
 	h.mu.Lock()
 	closed := h.mu.closed

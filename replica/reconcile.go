@@ -52,8 +52,11 @@ func (h *Host) reconcile(g *Group) {
 		return
 	}
 	g.stable++
-	if h.membership.Ring == nil || g.stable%reconcileEach != 0 || h.handOver {
+	if h.membership.Ring == nil || h.age%reconcileEach != 0 || h.handOver {
 		return
+	}
+	if wish := h.membership.Ring.Replicas(g.shard, 1); !slices.Equal(wish, g.wish) {
+		g.wish, g.stable = wish, 0
 	}
 	v := h.view(g)
 	a := plan(v)

@@ -29,6 +29,9 @@ func (s *Snapshot) Iter(lo, hi []byte) (*Iter, error) { return iter(s.s, lo, hi)
 // Close releases the snapshot.
 func (s *Snapshot) Close() error { return s.s.Close() }
 
+// The names of an ingest's files.
+const ingestPrefix, ingestSuffix = "ingest-", ".tmp"
+
 // ingestFileBytes is when an ingest begins its next file.
 const ingestFileBytes = 16 << 20
 
@@ -68,7 +71,7 @@ func (in *Ingest) Add(key, value []byte) error {
 }
 
 func (in *Ingest) openFile() error {
-	path := in.store.fs.PathJoin(in.store.dir, fmt.Sprintf("ingest-%d-%d.tmp", in.store.boot, in.store.ingests.Add(1)))
+	path := in.store.fs.PathJoin(in.store.dir, fmt.Sprintf("%s%d-%d%s", ingestPrefix, in.store.boot, in.store.ingests.Add(1), ingestSuffix))
 	f, err := in.store.fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return fmt.Errorf("ingest shard %d: %w", in.shard, err)
@@ -120,8 +123,8 @@ func (in *Ingest) Abort() error {
 	return in.closeFile()
 }
 
-// remove deletes the files, which pebble has linked or nobody wants. What a crash leaves is
-// removed at the next ingest's name or by hand: it is never read.
+// remove deletes the files, which pebble has linked or nobody wants. What a crash leaves is removed
+// at the next Open.
 func (in *Ingest) remove() {
 	for _, path := range in.paths {
 		_ = in.store.fs.Remove(path)

@@ -43,7 +43,7 @@ func TestIdentityAndBootSurviveReopening(t *testing.T) {
 	if got := s.Identity(); got != (storage.Identity{}) {
 		t.Errorf("identity of a new store: %+v", got)
 	}
-	if err := s.SetIdentity(want); err != nil {
+	if err := s.SetIdentity(want, nil); err != nil {
 		t.Fatal(err)
 	}
 	boot := s.Boot()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -125,9 +126,6 @@ func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 		if err != nil {
 			return nil, openError(dir, err)
 		}
-		if err := first.Set(keyFormat, binary.BigEndian.AppendUint32(nil, FormatVersion), pebble.Sync); err != nil {
-			return nil, errors.Join(fmt.Errorf("create store in %s: %w", dir, err), first.Close())
-		}
 		if err := first.Close(); err != nil {
 			return nil, fmt.Errorf("create store in %s: %w", dir, err)
 		}
@@ -149,8 +147,18 @@ func (s *Store) start() error {
 	switch {
 	case err != nil:
 		return err
-	case !ok || len(raw) != 4:
-		return fmt.Errorf("%w: it has no format version", ErrCorrupt)
+	case !ok:
+		// Everything that is written comes after the format: a store without it was made a moment ago, by
+		// this process or by one that ended before it could write anything.
+		if err := s.checkEmpty(); err != nil {
+			return err
+		}
+		raw = binary.BigEndian.AppendUint32(nil, FormatVersion)
+		if err := s.db.Set(keyFormat, raw, pebble.Sync); err != nil {
+			return fmt.Errorf("write the format version: %w", err)
+		}
+	case len(raw) != 4:
+		return fmt.Errorf("%w: its format version has %d bytes", ErrCorrupt, len(raw))
 	}
 	if v := binary.BigEndian.Uint32(raw); v != FormatVersion {
 		return fmt.Errorf("the store has format %d, this release reads format %d: run the release that wrote it, or upgrade", v, FormatVersion)
@@ -159,8 +167,11 @@ func (s *Store) start() error {
 	if err != nil {
 		return err
 	}
-	if ok && len(raw) == 8 {
+	switch {
+	case ok && len(raw) == 8:
 		s.boot = binary.BigEndian.Uint64(raw)
+	case ok:
+		return fmt.Errorf("%w: its boot counter has %d bytes", ErrCorrupt, len(raw))
 	}
 	s.boot++
 	if err := s.db.Set(keyBoot, binary.BigEndian.AppendUint64(nil, s.boot), pebble.Sync); err != nil {
@@ -177,6 +188,35 @@ func (s *Store) start() error {
 		}
 	}
 	s.identity.Store(&id)
+	return s.removeIngests()
+}
+
+// checkEmpty says that nothing was ever written.
+func (s *Store) checkEmpty() error {
+	it, err := s.Iter(nil, nil)
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	if it.First() {
+		return fmt.Errorf("%w: it has data and no format version", ErrCorrupt)
+	}
+	return it.Error()
+}
+
+// removeIngests deletes what an ingest that was cut off has left: it is never read.
+func (s *Store) removeIngests() error {
+	names, err := s.fs.List(s.dir)
+	if err != nil {
+		return fmt.Errorf("list %s: %w", s.dir, err)
+	}
+	for _, name := range names {
+		if strings.HasPrefix(name, ingestPrefix) && strings.HasSuffix(name, ingestSuffix) {
+			if err := s.fs.Remove(s.fs.PathJoin(s.dir, name)); err != nil {
+				return fmt.Errorf("remove %s: %w", name, err)
+			}
+		}
+	}
 	return nil
 }
 
@@ -247,13 +287,19 @@ func (s *Store) Close() error {
 // Identity returns whose store this is.
 func (s *Store) Identity() Identity { return *s.identity.Load() }
 
-// SetIdentity writes down whose store this is, synced.
-func (s *Store) SetIdentity(id Identity) error {
+// SetIdentity writes down whose store this is, synced, and with it what the store begins with, if
+// anything: both or neither. The caller still closes begin.
+func (s *Store) SetIdentity(id Identity, begin *Batch) error {
 	raw, err := json.Marshal(id)
 	if err != nil {
 		return fmt.Errorf("encode identity: %w", err)
 	}
-	if err := s.db.Set(keyIdentity, raw, pebble.Sync); err != nil {
+	if begin == nil {
+		begin = s.NewBatch()
+		defer func() { _ = begin.Close() }()
+	}
+	begin.Set(keyIdentity, raw)
+	if err := begin.Commit(true); err != nil {
 		return fmt.Errorf("write identity: %w", err)
 	}
 	s.identity.Store(&id)
