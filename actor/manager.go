@@ -310,7 +310,7 @@ func (m *Manager) evictIdle(s *shard, now time.Time) {
 	defer s.mu.Unlock()
 	for ref, o := range s.objects {
 		o.mu.Lock()
-		if !o.running && o.m.idle() && now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout) {
+		if !o.running && o.m.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
 			delete(s.objects, ref)
 			m.counters.evictions.Add(1)
 		}
@@ -318,8 +318,8 @@ func (m *Manager) evictIdle(s *shard, now time.Time) {
 	}
 }
 
-// Evict drops an object from memory: at once when it is idle, else when it next is. It says whether
-// the object was in memory.
+// Evict drops an object from memory: at once when it is idle, else soon after it next is. It says
+// whether the object was in memory.
 func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
 	s := &m.shards[id]
 	s.mu.Lock()
@@ -334,7 +334,7 @@ func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
 		delete(s.objects, ref)
 		m.counters.evictions.Add(1)
 	} else {
-		o.lastUsed = 0
+		o.evict = true
 	}
 	return true
 }
@@ -371,6 +371,16 @@ func (m *Manager) Stats() Stats {
 // hybridClock gives times that never go back: Unix milliseconds << 16 with a counter below. They
 // name restore points; no promise rests on them.
 type hybridClock struct{ last atomic.Uint64 }
+
+// observe makes every later time come after one that another owner gave.
+func (c *hybridClock) observe(t uint64) {
+	for {
+		last := c.last.Load()
+		if t <= last || c.last.CompareAndSwap(last, t) {
+			return
+		}
+	}
+}
 
 func (c *hybridClock) now() uint64 {
 	wall := uint64(time.Now().UnixMilli()) << 16 //nolint:gosec // after 1970

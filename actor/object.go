@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,12 +32,15 @@ type object struct {
 	w        writeSet
 	running  bool  // a runner is at work
 	counted  bool  // in shard.busy
+	charged  int   // bytes of the write set that count as the node's
 	lastUsed int64 // Unix nanoseconds
+	evict    bool  // as soon as it is idle
 
 	// Of the turn: touched only by the runner.
 	state     *State
 	impl      any
 	exists    bool // the record is there, with what is in flight
+	nameless  bool // the record has no name
 	commitSeq uint64
 }
 
@@ -53,6 +57,7 @@ func (o *object) unlock() {
 		}
 	}
 	o.count(o.running || o.m.busy())
+	o.charge()
 	answers := o.m.take()
 	o.mu.Unlock()
 	o.send(answers)
@@ -60,6 +65,14 @@ func (o *object) unlock() {
 		o.shard.manager.spawn(o)
 	}
 	o.shard.checkDrained()
+}
+
+// charge keeps the node's count of the bytes that wait in mailboxes and write sets.
+func (o *object) charge() {
+	if bytes := o.w.bytes(); bytes != o.charged {
+		o.shard.manager.queued.Add(int64(bytes - o.charged))
+		o.charged = bytes
+	}
 }
 
 // ready says that an event could begin, but for a pause.
@@ -94,6 +107,9 @@ func (o *object) run() {
 		if !o.ready() || o.shard.paused.Load() {
 			o.running = false
 			o.lastUsed = time.Now().UnixNano()
+			if o.m.lost {
+				o.w = writeSet{}
+			}
 			o.unlock()
 			return
 		}
@@ -115,6 +131,9 @@ func (o *object) event(call *Call, alive bool) {
 			o.skip(err)
 			return
 		}
+	}
+	if call.Named && o.state.name == nil { // Until now it was only ever called by id.
+		o.state.name = cloneName(call)
 	}
 	result, reset := o.handle(call)
 	if reset != nil {
@@ -184,9 +203,7 @@ func (o *object) load(call *Call) error {
 		}
 	}
 	state := &State{o: o, storage: Storage{o}}
-	if call.Named {
-		state.name = &call.Name
-	} else if exists {
+	if exists {
 		raw, ok, err := r.Get(storage.KindRecord, nil)
 		if err != nil {
 			return fmt.Errorf("load object: %w", err)
@@ -199,6 +216,8 @@ func (o *object) load(call *Call) error {
 			state.name = record.Name
 		}
 	}
+	o.shard.manager.clock.observe(fence.Time)
+	o.nameless = exists && state.name == nil
 	o.state, o.impl, o.exists, o.commitSeq = state, nil, exists, fence.CommitSequence
 	o.mu.Lock()
 	o.w = writeSet{}
@@ -236,10 +255,27 @@ func (o *object) handle(call *Call) (result Result, reset error) {
 	}
 	reply, err := method.Handler(o.impl, ctx, func(into any) error { return decodeRequest(call, into) }, nil)
 	if err != nil {
-		return Result{Err: err}, nil
+		return Result{Err: ownError(err)}, nil
 	}
 	body, err := encodeReply(call, reply)
 	return Result{Body: body, Err: err}, nil
+}
+
+// ownError is what a handler returned, as its own. When it passes on what another call was refused
+// with, that one did not run, but this one did: it must not be taken for a refusal.
+func ownError(err error) error {
+	if !fault.ReasonOf(err).Retryable() {
+		return err
+	}
+	return status.Error(status.Code(err), status.Convert(err).Message())
+}
+
+// ReplyBytesMax bounds an encoded reply, as calls are bounded.
+const ReplyBytesMax = 32 << 20
+
+func cloneName(call *Call) *string {
+	name := strings.Clone(call.Name) // Not to keep the call.
+	return &name
 }
 
 func (o *object) unknownMethod(method string) error {
@@ -272,10 +308,20 @@ func encodeReply(call *Call, reply any) ([]byte, error) {
 	if !ok {
 		return nil, status.Errorf(codes.Internal, "reply type %T is no protobuf message", reply)
 	}
-	if !call.JSON {
-		return proto.Marshal(m)
+	var body []byte
+	var err error
+	if call.JSON {
+		body, err = protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
+	} else {
+		body, err = proto.Marshal(m)
 	}
-	return protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
+	if err == nil && len(body) > ReplyBytesMax {
+		err = status.Errorf(codes.Internal, "reply of %s: at most %d bytes, has %d; the call has run, and what it wrote is kept", call.Method, ReplyBytesMax, len(body))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return body, nil
 }
 
 // close closes the open segment and puts its event, or barrier, at the output gate. It returns
@@ -348,8 +394,8 @@ func (o *object) recordOps() ([]storage.Op, bool, error) {
 	case empty:
 		o.exists = false
 		return []storage.Op{{Op: storage.OpDelete, Kind: storage.KindRecord}}, true, nil
-	case !o.exists:
-		o.exists = true
+	case !o.exists, o.nameless && o.state.name != nil:
+		o.exists, o.nameless = true, o.state.name == nil
 		raw, err := storage.Record{Name: o.state.name, Class: o.class.Name}.Encode()
 		if err != nil {
 			return nil, false, err
@@ -429,7 +475,9 @@ func (o *object) write(op storage.Op) error {
 	if err := o.turnLocked(); err != nil {
 		return err
 	}
-	return o.w.add(op)
+	err := o.w.add(op)
+	o.charge()
+	return err
 }
 
 // overlay returns what lies over the store in [lo, hi).
@@ -477,6 +525,9 @@ func (o *object) lose() {
 	o.mu.Lock()
 	o.m.lose()
 	running := o.m.running
+	if !o.running {
+		o.w = writeSet{} // Else it is the runner's.
+	}
 	o.unlock()
 	if running != nil {
 		running.Cancel(errSuperseded)

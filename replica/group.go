@@ -372,7 +372,7 @@ func (g *Group) apply(b *storage.Batch, fences *storage.FenceCache, e *raftpb.En
 		return g.applyConfChange(b, e)
 	case len(e.GetData()) == 0:
 		return nil
-	case g.ownTerm != 0 && e.GetTerm() == g.ownTerm:
+	case g.isOwn(e):
 		return g.applyOwn(b, fences, e)
 	}
 	for i := range segs {
@@ -412,16 +412,41 @@ func (g *Group) applyOwn(b *storage.Batch, fences *storage.FenceCache, e *raftpb
 // decode reads the committed entries of the Ready, so that one that this release does not know is
 // found before anything of the Ready is in the batch. Entries that this owner proposed are at hand
 // already.
-func (g *Group) decode() error {
+//
+// The fences are read here too: a damaged one stops this replica, and not the node.
+func (g *Group) decode(fences *storage.FenceCache) error {
 	g.decoded = g.decoded[:0]
+	own := g.inFlight
 	for _, e := range g.ready.CommittedEntries {
 		segs, err := g.decodeEntry(e)
 		if err != nil {
 			return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 		}
 		g.decoded = append(g.decoded, segs)
+		for i := range segs {
+			if err := fences.Load(g.shard, segs[i].Object); err != nil {
+				return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			}
+		}
+		if !g.isOwn(e) {
+			continue
+		}
+		for _, p := range own[0].batch {
+			if p.seg == nil {
+				continue
+			}
+			if err := fences.Load(g.shard, p.seg.Object); err != nil {
+				return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
+			}
+		}
+		own = own[1:]
 	}
 	return nil
+}
+
+// isOwn says that an entry is one that this owner proposed in its own term.
+func (g *Group) isOwn(e *raftpb.Entry) bool {
+	return g.ownTerm != 0 && e.GetTerm() == g.ownTerm && e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0
 }
 
 func (g *Group) decodeEntry(e *raftpb.Entry) ([]storage.Segment, error) {
@@ -432,7 +457,7 @@ func (g *Group) decodeEntry(e *raftpb.Entry) ([]storage.Segment, error) {
 		return nil, err
 	case e.GetType() != raftpb.EntryNormal:
 		return nil, fmt.Errorf("type %d: %w", e.GetType(), storage.ErrUnknownOp)
-	case len(data) == 0 || g.ownTerm != 0 && e.GetTerm() == g.ownTerm:
+	case len(data) == 0 || g.isOwn(e):
 		return nil, nil
 	}
 	switch data[0] {

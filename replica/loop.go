@@ -246,7 +246,7 @@ func (h *Host) prepare(g *Group) error {
 			return err
 		}
 	}
-	if err := g.decode(); err != nil {
+	if err := g.decode(h.fences); err != nil {
 		return err
 	}
 	if err := g.write(h.batch, h.fences); err != nil {

@@ -126,9 +126,9 @@ func applyFence(b *Batch, fences *FenceCache, shard placement.ShardID, seg *Segm
 }
 
 // FenceCache keeps the fences of the objects written last, so that apply need not read what it has
-// just written, and so that a segment sees the fence of an earlier one in the same batch. It holds
-// at most its capacity; a batch must touch fewer objects than that. Not safe for concurrent use:
-// it belongs to the one goroutine that applies.
+// just written, and so that a segment sees the fence of an earlier one in the same batch. It is
+// brought down to its capacity by Trim. Not safe for concurrent use: it belongs to the one
+// goroutine that applies.
 type FenceCache struct {
 	store    *Store
 	capacity int
@@ -170,11 +170,23 @@ func (c *FenceCache) get(shard placement.ShardID, ref ObjectRef) (Fence, bool, e
 		return e.fence, e.exists, nil
 	}
 	raw, exists, err := c.store.Object(shard, ref).Get(KindFence, nil)
-	if err != nil || !exists {
+	if err != nil {
 		return Fence{}, false, err
 	}
-	f, err := DecodeFence(raw)
-	return f, true, err
+	var f Fence
+	if exists {
+		if f, err = DecodeFence(raw); err != nil {
+			return Fence{}, false, fmt.Errorf("object %s of class %s: %w", ref.ID, ref.Class, err)
+		}
+	}
+	c.put(shard, ref, f, exists)
+	return f, exists, nil
+}
+
+// Load reads an object's fence ahead of ApplySegment, which then can't fail on it.
+func (c *FenceCache) Load(shard placement.ShardID, ref ObjectRef) error {
+	_, _, err := c.get(shard, ref)
+	return err
 }
 
 func (c *FenceCache) put(shard placement.ShardID, ref ObjectRef, f Fence, exists bool) {
