@@ -32,6 +32,8 @@ type Log interface {
 	Confirm(shard placement.ShardID, term uint64, c Confirmer, token uint64)
 	ConfirmNow(shard placement.ShardID, term uint64) bool
 	Reader(shard placement.ShardID, ref storage.ObjectRef) storage.ObjectReader
+	// Damaged says that what Reader reads is damaged: another node has to take the shard over.
+	Damaged(shard placement.ShardID, err error)
 }
 
 // Config of a Manager.

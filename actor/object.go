@@ -128,7 +128,7 @@ func (o *object) event(call *Call, alive bool) {
 	}
 	if !alive {
 		if err := o.load(call); err != nil {
-			o.skip(err)
+			o.skip(o.unreadable(err))
 			return
 		}
 	}
@@ -175,6 +175,16 @@ func (o *object) skip(err error) {
 	answers := o.m.take()
 	o.mu.Unlock()
 	o.send(answers)
+}
+
+// unreadable reports a store that is damaged, and returns what the caller is told of an event that
+// could not begin.
+func (o *object) unreadable(err error) error {
+	if !errors.Is(err, storage.ErrCorrupt) {
+		return err
+	}
+	o.shard.manager.log.Damaged(o.shard.id, err)
+	return fault.New(fault.NoOwner, "the owner's copy of the object is damaged, and another is about to take over: %v", err)
 }
 
 // expired answers an event that nobody waits for any more, without running it.
@@ -461,12 +471,13 @@ func (o *object) get(key string) ([]byte, bool, error) {
 		return v, exists, nil
 	}
 	v, exists, err := o.reader().Get(storage.KindKV, []byte(key))
-	if err == nil {
-		o.mu.Lock()
-		o.w.remember(key, v, exists, version)
-		o.mu.Unlock()
+	if err != nil {
+		return nil, false, o.unreadable(err)
 	}
-	return v, exists, err
+	o.mu.Lock()
+	o.w.remember(key, v, exists, version)
+	o.mu.Unlock()
+	return v, exists, nil
 }
 
 func (o *object) write(op storage.Op) error {

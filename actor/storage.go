@@ -150,7 +150,7 @@ func (s *Storage) list(o ListOptions, yield func(Entry, error) bool) error {
 	}
 	it, err := s.o.reader().Iter(storage.KindKV, lo, hi)
 	if err != nil {
-		return err
+		return s.o.unreadable(err)
 	}
 	defer it.Close()
 	m := merge{it: it, over: over, hidden: hidden, reverse: o.Reverse}
@@ -164,7 +164,10 @@ func (s *Storage) list(o ListOptions, yield func(Entry, error) bool) error {
 			return nil
 		}
 	}
-	return it.Error()
+	if err := it.Error(); err != nil {
+		return s.o.unreadable(err)
+	}
+	return nil
 }
 
 // merge walks the store and what lies over it as one.

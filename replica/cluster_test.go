@@ -504,6 +504,48 @@ func TestMovesToNewNodesAndBack(t *testing.T) {
 	}
 }
 
+// A replica whose state is damaged says so, is taken out, and is made anew from the others.
+func TestADamagedReplicaIsMadeAnew(t *testing.T) {
+	for name, damage := range map[string]func(b *storage.Batch){
+		"descriptor": func(b *storage.Batch) { b.Set(storage.DescriptorKey(0), []byte("?")) },
+		"commit beyond the log": func(b *storage.Batch) {
+			b.Set(storage.HardStateKey(0), []byte("\x00\x00\x00\x00\x00\x00\x00\x09\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff\xff"))
+		},
+		"fence": func(b *storage.Batch) {
+			b.Set(storage.AppendObjectKey(nil, 0, storage.ObjectRef{Class: "C", ID: placement.ObjectID{1}}, storage.KindFence, nil), []byte("?"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 1, 3)
+			c.write(0, 1, 1, "before")
+			n := c.nodes[3]
+			if n.owner.term(0) != 0 {
+				n = c.nodes[2]
+			}
+			waitFor(t, "the replica to apply", func() bool { return n.read(0, 1) == "before" })
+			replicaID := func() string {
+				raw, _, _ := n.store.Get(storage.ReplicaKey(0))
+				return string(raw)
+			}
+			before := replicaID()
+			c.stop(n, false)
+			store, err := storage.Open("data", storage.Options{FS: n.fs})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := store.NewBatch()
+			damage(b)
+			if err := errors.Join(b.Commit(true), b.Close(), store.Close()); err != nil {
+				t.Fatal(err)
+			}
+			c.start(n, false)
+			c.write(0, 1, 2, "after")
+			waitFor(t, "another replica in its place", func() bool { return replicaID() != before && n.read(0, 1) == "after" })
+			c.settle()
+		})
+	}
+}
+
 func TestHandOverLeavesNothingOwned(t *testing.T) {
 	c := newCluster(t, 8, 3)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)

@@ -23,6 +23,7 @@ const (
 	kindAsk       = 3 // from a replica that hears no leader: was I removed?
 	kindConfirm   = 4 // an owner's question: are you still in this term? See confirm.go.
 	kindConfirmed = 5 // the answer
+	kindStopped   = 6 // from a replica that can't go on: replace me. Else as kindAsk.
 )
 
 // packet is one message between replicas of a shard on two nodes.
@@ -117,7 +118,7 @@ func decodePacket(b []byte) (packet, []byte, error) {
 		if p.msg != nil {
 			p.msg.To, p.msg.From = &p.to, &p.from
 		}
-	case kindTooOld, kindAsk:
+	case kindTooOld, kindAsk, kindStopped:
 		p.generation, p.nextID = d.uvarint(), d.uvarint()
 	default:
 		return packet{}, nil, fmt.Errorf("packet kind %d: %w", p.kind, errMalformed)

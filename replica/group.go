@@ -92,6 +92,7 @@ type Group struct {
 	log     groupLog
 	desc    descriptor
 	applied indexTerm
+	stopped map[uint64]bool // replicas that have said so
 	// nodes of replicas that wrote to us, for those that the descriptor does not (yet) name.
 	heard map[uint64]placement.NodeID
 
@@ -133,6 +134,15 @@ type Group struct {
 type settled struct {
 	settler Settler
 	seq     uint64
+}
+
+// complaint is what a replica that has stopped says to the others. Only one that is damaged is to be
+// replaced; one that met what a later release wrote waits for that release.
+func (g *Group) complaint() byte {
+	if errors.Is(g.failed, storage.ErrUnknownOp) {
+		return kindAsk
+	}
+	return kindStopped
 }
 
 // raftConfig is the library's configuration; replica ids are its node ids.

@@ -247,13 +247,7 @@ func New(cfg Config) (*Host, error) {
 		if int(shard) >= cfg.Shards {
 			return nil, fmt.Errorf("the store has shard %d, the cluster has %d shards: %w", shard, cfg.Shards, storage.ErrCorrupt)
 		}
-		g, err := h.load(shard)
-		if err != nil {
-			// One replica that can't go on is the others' to mend; the node serves the rest.
-			h.logger.Error("replica can't be started", slog.Int("shard", int(shard)), slog.Any("error", err))
-			continue
-		}
-		h.groups[shard] = g
+		h.groups[shard] = h.loadOrStop(shard)
 	}
 	return h, nil
 }
@@ -440,6 +434,16 @@ func (h *Host) Leader(shard placement.ShardID) (placement.NodeID, uint64, bool) 
 	return v.node, v.term, true
 }
 
+// Damaged says that reading the shard's state has failed: the replica stops, hands its part to the
+// others, and is made anew from theirs.
+func (h *Host) Damaged(shard placement.ShardID, err error) {
+	h.control(func() {
+		if g := h.group(shard); g != nil {
+			h.fail(g, err)
+		}
+	})
+}
+
 // Reader reads the applied state of an object.
 func (h *Host) Reader(shard placement.ShardID, ref storage.ObjectRef) storage.ObjectReader {
 	return h.store.Object(shard, ref)
@@ -459,9 +463,19 @@ func (h *Host) control(fn func()) bool {
 	return !closed
 }
 
-// load makes the group of a replica that the store has.
-func (h *Host) load(shard placement.ShardID) (*Group, error) {
+// loadOrStop makes the group of a replica that the store has. One that can't go on is the others'
+// to replace; the node serves the rest.
+func (h *Host) loadOrStop(shard placement.ShardID) *Group {
 	g := h.newGroup(shard)
+	if err := h.load(g); err != nil {
+		h.fail(g, err)
+	}
+	return g
+}
+
+// load reads what the store has of a replica, and starts Raft on it.
+func (h *Host) load(g *Group) error {
+	shard := g.shard
 	var hs [3]uint64
 	for _, f := range []struct {
 		key  []byte
@@ -475,37 +489,37 @@ func (h *Host) load(shard placement.ShardID) (*Group, error) {
 	} {
 		raw, ok, err := h.store.Get(f.key)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if !ok {
 			continue // A replica that has had no snapshot yet has only its id.
 		}
 		if err := readUints(f.what, raw, f.into...); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	raw, ok, err := h.store.Get(storage.DescriptorKey(shard))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if ok {
 		d, err := decodeDescriptor(raw)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		g.setDescriptor(d)
 	}
 	if err := h.loadLast(g); err != nil {
-		return nil, err
+		return err
 	}
 	// The applied index may be ahead of the commit that Raft wrote down, never behind.
 	commit := max(hs[2], g.applied.Index)
 	if commit > g.log.last.Index {
-		return nil, fmt.Errorf("committed up to %d, but the log ends at %d: %w", commit, g.log.last.Index, storage.ErrCorrupt)
+		return fmt.Errorf("committed up to %d, but the log ends at %d: %w", commit, g.log.last.Index, storage.ErrCorrupt)
 	}
 	g.log.hard = raftpb.HardState{Term: new(hs[0]), Vote: new(hs[1]), Commit: &commit}
 	g.term = hs[0]
-	return g, h.startRaft(g)
+	return h.startRaft(g)
 }
 
 func (h *Host) newGroup(shard placement.ShardID) *Group {
@@ -514,6 +528,7 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		self:    h.cfg.Node,
 		owner:   h.cfg.Owner,
 		sole:    &h.sole[shard],
+		stopped: make(map[uint64]bool),
 		wave:    &h.wave,
 		asks:    &h.asks,
 		affirms: make(affirms),

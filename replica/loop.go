@@ -178,12 +178,12 @@ func (h *Host) guard(g *Group, fn func()) {
 	fn()
 }
 
-// fail stops a replica that can't go on. It keeps its data, and the others see it as dead.
+// fail stops a replica that can't go on. It tells the others, and the owner replaces it.
 func (h *Host) fail(g *Group, err error) {
 	if g.failed != nil {
 		return
 	}
-	g.failed = err
+	g.failed, g.quiet = err, 0
 	g.lose()
 	h.leaders[g.shard].Store(nil)
 	h.logger.Error("replica stopped", slog.Int("shard", int(g.shard)), slog.Uint64("replica", g.id), slog.Any("error", err))
@@ -448,7 +448,7 @@ func (h *Host) dropFrame(f inFrame, err error) {
 
 func (h *Host) takePacket(from placement.NodeID, p *packet) {
 	switch p.kind {
-	case kindAsk:
+	case kindAsk, kindStopped:
 		h.answerAsk(from, p)
 		return
 	case kindTooOld:
@@ -461,7 +461,7 @@ func (h *Host) takePacket(from placement.NodeID, p *packet) {
 	}
 	if g.leader && !g.desc.contains(p.from) && p.from < g.desc.NextID {
 		// A removed replica that does not know it yet.
-		h.queuePacket(from, &packet{kind: kindTooOld, shard: g.shard, to: p.from, from: g.id, generation: g.desc.Generation, nextID: g.desc.NextID}, 64)
+		h.tellTooOld(g, from, p.from)
 		return
 	}
 	h.guard(g, func() { g.step(from, p.msg) })
@@ -475,11 +475,11 @@ func (h *Host) replicaFor(from placement.NodeID, p *packet) *Group {
 	switch {
 	case g == nil:
 		return h.createReplica(from, p)
-	case g.failed != nil || p.to < g.id:
-		return nil
 	case p.to > g.id:
 		// A later replica of this shard was added here, so ours was removed: ask, and go then.
 		h.queuePacket(from, &packet{kind: kindAsk, shard: p.shard, to: p.from, from: g.id, generation: g.desc.Generation}, 64)
+		return nil
+	case g.failed != nil || p.to < g.id:
 		return nil
 	}
 	return g
@@ -511,24 +511,41 @@ func (h *Host) createReplica(from placement.NodeID, p *packet) *Group {
 	if err := b.Commit(true); err != nil {
 		panic(fmt.Sprintf("replica: %v", err))
 	}
-	g, err := h.load(p.shard)
-	if err != nil {
-		h.logger.Error("create replica", slog.Int("shard", int(p.shard)), slog.Any("error", err))
+	g := h.loadOrStop(p.shard)
+	h.groups[p.shard] = g
+	if g.failed != nil {
 		return nil
 	}
-	h.groups[p.shard] = g
 	h.logger.Debug("replica created", slog.Int("shard", int(p.shard)), slog.Uint64("replica", g.id), slog.String("leader", from.String()))
 	return g
 }
 
 // answerAsk tells a replica that it was removed, when this one knows: a later descriptor without
-// it is proof, for ids are never used again.
+// it is proof, for ids are never used again. The owner notes a member that has stopped.
 func (h *Host) answerAsk(from placement.NodeID, p *packet) {
 	g := h.group(p.shard)
-	if g == nil || g.desc.Generation <= p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
+	if g == nil {
 		return
 	}
-	h.queuePacket(from, &packet{kind: kindTooOld, shard: p.shard, to: p.from, from: g.id, generation: g.desc.Generation, nextID: g.desc.NextID}, 64)
+	if node, ok := g.desc.node(p.from); ok && node == from && p.kind == kindStopped && g.leader {
+		g.stopped[p.from] = true
+		return
+	}
+	if g.desc.Generation <= p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
+		return
+	}
+	h.tellTooOld(g, from, p.from)
+}
+
+// tellTooOld tells a replica that it was removed. Another may already have been added in its place.
+func (h *Host) tellTooOld(g *Group, node placement.NodeID, id uint64) {
+	next := g.desc.NextID
+	for _, r := range g.desc.Replicas {
+		if r.Node == node {
+			next = r.ID
+		}
+	}
+	h.queuePacket(node, &packet{kind: kindTooOld, shard: g.shard, to: id, from: g.id, generation: g.desc.Generation, nextID: next}, 64)
 }
 
 func (h *Host) takeTooOld(p *packet) {
@@ -558,7 +575,13 @@ func (h *Host) destroy(g *Group, nextID uint64) {
 // tickGroups moves time on by one tick.
 func (h *Host) tickGroups() {
 	for _, g := range h.groups {
-		if g == nil || g.failed != nil {
+		if g == nil {
+			continue
+		}
+		if g.failed != nil {
+			if g.quiet++; g.quiet%(2*h.cfg.ElectionTicks) == 1 && g.id != 0 {
+				h.ask(g, g.complaint())
+			}
 			continue
 		}
 		if g.applied.Index == 0 {
@@ -575,7 +598,7 @@ func (h *Host) tickGroups() {
 			h.askAgain(g)
 			h.reconcile(g)
 		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
-			h.ask(g)
+			h.ask(g, kindAsk)
 		}
 		if g.rn.HasReady() {
 			h.mark(g)
@@ -587,11 +610,22 @@ func (h *Host) tickGroups() {
 	}
 }
 
-// ask asks every other node that the descriptor names whether this replica was removed.
-func (h *Host) ask(g *Group) {
+// ask asks every other node that the descriptor names whether this replica was removed, or says
+// that it has stopped. When the descriptor can't be read, it asks everybody.
+func (h *Host) ask(g *Group, kind byte) {
+	p := packet{kind: kind, shard: g.shard, from: g.id, generation: g.desc.Generation}
+	if len(g.desc.Replicas) == 0 {
+		for node, live := range h.membership.Live {
+			if live && node != g.self {
+				h.queuePacket(node, &p, 64)
+			}
+		}
+		return
+	}
 	for _, r := range g.desc.Replicas {
 		if r.Node != g.self {
-			h.queuePacket(r.Node, &packet{kind: kindAsk, shard: g.shard, to: r.ID, from: g.id, generation: g.desc.Generation}, 64)
+			p.to = r.ID
+			h.queuePacket(r.Node, &p, 64)
 		}
 	}
 }

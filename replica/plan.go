@@ -16,6 +16,8 @@ import (
 //     dead replica is replaced on another node, or stays listed.
 //   - A replica is added as a learner and promoted when it has caught up; promotions and removals
 //     are one joint change.
+//   - A replica that has stopped on a node that lives is taken out at once, and then added anew: its
+//     state is damaged, and a node has one replica of a shard.
 //   - A leader that is to go hands leadership over first.
 //   - No change may leave fewer live voters than a quorum.
 //   - Leadership moves to the ring's first choice, once that has been the same for a while.
@@ -27,6 +29,8 @@ type replicaView struct {
 	Voter    bool
 	Live     bool
 	CaughtUp bool
+	// Stopped says that the replica has said that it can't go on. It is not Live.
+	Stopped bool
 }
 
 // planView is what the plan decides on.
@@ -95,6 +99,9 @@ func plan(v planView) action {
 	if v.Joint {
 		return action{}
 	}
+	if a := v.takeOutStopped(); a.Kind != actNone {
+		return a
+	}
 	voters := v.targetVoters()
 	learners := v.targetLearners(voters)
 	if a := v.dropLearner(voters, learners); a.Kind != actNone {
@@ -156,6 +163,29 @@ func (v *planView) targetLearners(voters []placement.NodeID) []placement.NodeID 
 		}
 	}
 	return out
+}
+
+// takeOutStopped removes a replica that has stopped, if the others can go on without it.
+func (v *planView) takeOutStopped() action {
+	voters, live := 0, 0
+	for _, r := range v.Replicas {
+		if r.Voter {
+			voters++
+		}
+		if r.Voter && r.Live {
+			live++
+		}
+	}
+	for _, r := range v.Replicas {
+		switch {
+		case !r.Stopped || !v.Live[r.Node]:
+		case !r.Voter:
+			return action{Kind: actRemoveLearner, Node: r.Node}
+		case live > voters/2:
+			return action{Kind: actChange, Remove: []placement.NodeID{r.Node}}
+		}
+	}
+	return action{}
 }
 
 // dropLearner removes a learner that nobody wants there.

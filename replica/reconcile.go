@@ -88,7 +88,8 @@ func (h *Host) view(g *Group) planView {
 		pr := progress[r.ID]
 		v.Replicas = append(v.Replicas, replicaView{
 			ID: r.ID, Node: r.Node, Voter: g.desc.isVoter(r.ID),
-			Live:     r.ID == g.id || v.Live[r.Node] && !h.broken[r.Node],
+			Live:     r.ID == g.id || v.Live[r.Node] && !h.broken[r.Node] && !g.stopped[r.ID],
+			Stopped:  g.stopped[r.ID],
 			CaughtUp: r.ID == g.id || pr.State == tracker.StateReplicate && caughtUp(pr.Match, commit),
 		})
 	}

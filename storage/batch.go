@@ -100,13 +100,21 @@ func get(r pebble.Reader, key []byte) ([]byte, bool, error) {
 		return nil, false, nil
 	}
 	if err != nil {
-		return nil, false, fmt.Errorf("read: %w", err)
+		return nil, false, readError(err)
 	}
 	out := append(make([]byte, 0, len(value)), value...)
 	if err := closer.Close(); err != nil {
 		return nil, false, fmt.Errorf("read: %w", err)
 	}
 	return out, true, nil
+}
+
+// readError tells damage from everything else.
+func readError(err error) error {
+	if pebble.IsCorruptionError(err) {
+		return fmt.Errorf("read: %w: %w", ErrCorrupt, err)
+	}
+	return fmt.Errorf("read: %w", err)
 }
 
 // Iter walks keys in order, both ways, over the store as it was when the Iter was made. It is not
@@ -153,7 +161,12 @@ func (i *Iter) Key() []byte { return i.it.Key() }
 func (i *Iter) Value() []byte { return i.it.Value() }
 
 // Error returns what went wrong, if the walk ended early.
-func (i *Iter) Error() error { return i.it.Error() }
+func (i *Iter) Error() error {
+	if err := i.it.Error(); err != nil {
+		return readError(err)
+	}
+	return nil
+}
 
 // Close releases the iterator. What went wrong is Error's to say.
 func (i *Iter) Close() { _ = i.it.Close() }
