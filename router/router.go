@@ -19,7 +19,6 @@ import (
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
-	"github.com/holdfast-io/holdfast/storage"
 )
 
 // ClassFacts is what the cluster knows of a class.
@@ -75,7 +74,9 @@ const (
 	retryMin       = 2 * time.Millisecond
 	retryMax       = 50 * time.Millisecond
 	refreshTimeout = 3 * time.Second
-	sweepEvery     = 20 * time.Millisecond
+	retryEvery     = 5 * time.Millisecond
+	// sweepEvery is how often deadlines are looked at: an answer is late by no more.
+	sweepEvery = 50 * time.Millisecond
 	// supersededGrace is how long an owner of the past may still answer.
 	supersededGrace = 100 * time.Millisecond
 )
@@ -86,12 +87,13 @@ type Router struct {
 	learned []atomic.Pointer[belief] // by shard
 	calls   atomic.Int64
 
+	flying registry // the calls without an answer
+
 	namespaces sync.Map // unique key → placement.Namespace
 
-	mu        sync.Mutex
-	closed    bool
-	forwarded map[*call]struct{}
-	delayed   map[*call]time.Time // to be tried again
+	mu      sync.Mutex
+	closed  bool
+	delayed map[*call]time.Time // to be tried again
 
 	ctx    context.Context //nolint:containedctx // the lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -110,60 +112,44 @@ func New(cfg Config) *Router {
 		cfg.CallsMax = 100_000
 	}
 	r := &Router{
-		cfg:       cfg,
-		learned:   make([]atomic.Pointer[belief], cfg.Shards),
-		forwarded: make(map[*call]struct{}),
-		delayed:   make(map[*call]time.Time),
+		cfg:     cfg,
+		learned: make([]atomic.Pointer[belief], cfg.Shards),
+		delayed: make(map[*call]time.Time),
 	}
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
 
 // Start begins to watch deadlines and to try calls again.
-func (r *Router) Start() { r.wg.Go(r.sweep) }
+func (r *Router) Start() {
+	r.wg.Go(r.retry)
+	r.wg.Go(r.sweep)
+}
 
 var errClosed = errors.New("the node is stopping")
 
-// Close answers what is under way and waits.
+func errStopping() error { return fault.New(fault.NoOwner, "%v; call another", errClosed) }
+
+// Close answers what is under way and waits. Later calls are refused.
 func (r *Router) Close() {
 	r.mu.Lock()
 	r.closed = true
-	var rest []*call
-	for c := range r.forwarded {
-		rest = append(rest, c)
-	}
-	for c := range r.delayed {
-		rest = append(rest, c)
-	}
 	r.mu.Unlock()
-	for _, c := range rest {
-		c.interrupt(errClosed)
+	for _, c := range r.flying.close() {
+		c.end(errClosed, func(at place) error {
+			if at == nowhere {
+				return errStopping()
+			}
+			return fault.New(fault.OutcomeUnknown, "%v; the call may or may not have taken effect: read before calling again", errClosed)
+		})
 	}
 	r.cancel(errClosed)
 	r.wg.Wait()
 }
 
-// call is one call on its way.
-type call struct {
-	r     *Router
-	req   *frame.Request
-	class ClassFacts
-	ref   storage.ObjectRef
-	shard placement.ShardID
-	wait  time.Duration // before the next try
-
-	mu       sync.Mutex
-	reply    func(frame.Response) // nil once answered
-	cancel   func(error)          // of the try under way
-	canceled error
-	to       belief // forwarded to
-	// superseded is when the owner that it was forwarded to was found to be one of the past.
-	superseded time.Time
-}
-
-// Route takes a call to its owner. reply is called exactly once, from any goroutine, possibly
-// before Route returns; it must not block. The router owns req. Calls from one goroutine for one
-// object keep their order while their owner does not change.
+// Route takes a call to its owner. reply is called exactly once, by the call's deadline, from any
+// goroutine, possibly before Route returns; it must not block. The router owns req. Calls from one
+// goroutine for one object keep their order while their owner does not change.
 func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error)) {
 	if r.calls.Add(1) > int64(r.cfg.CallsMax) {
 		r.calls.Add(-1)
@@ -174,26 +160,59 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 		req.Deadline = time.Now().Add(DefaultTimeout)
 	}
 	c := &call{r: r, req: req, reply: reply}
-	class, ok := r.class(req)
-	if !ok || req.Revision > r.cfg.Facts.Revision() {
+	class, known := r.class(req)
+	if !known || req.Revision > r.cfg.Facts.Revision() {
 		// The class may be new, or the sender know more: ask before refusing.
-		r.spawn(c, func() { r.refreshThenRoute(c) })
+		if !r.flying.add(c) {
+			c.fail(errStopping())
+			return c.stop
+		}
+		r.spawn(func() { r.refreshThenRoute(c) })
 		return c.stop
 	}
-	c.class = class
-	r.resolve(c)
+	err := c.locate(class)
+	if !r.flying.add(c) {
+		err = errStopping()
+	}
+	r.launch(c, err)
 	return c.stop
 }
 
-func (r *Router) spawn(c *call, fn func()) {
+// spawn starts a goroutine that Close waits for, unless it has begun: it answers every call then.
+func (r *Router) spawn(fn func()) {
 	r.mu.Lock()
-	closed := r.closed
-	if !closed {
+	defer r.mu.Unlock()
+	if !r.closed {
 		r.wg.Go(fn)
 	}
-	r.mu.Unlock()
-	if closed {
-		c.fail(fault.New(fault.NoOwner, "the node is stopping; call another"))
+}
+
+// launch makes the first try, unless there is a reason not to.
+func (r *Router) launch(c *call, err error) {
+	if err != nil {
+		c.fail(err)
+		return
+	}
+	r.try(c)
+}
+
+func (r *Router) refreshThenRoute(c *call) {
+	ctx, cancel := context.WithTimeout(r.ctx, refreshTimeout)
+	defer cancel()
+	err := r.cfg.Facts.Refresh(ctx)
+	class, ok := r.class(c.req)
+	switch {
+	case ok:
+		c.mu.Lock()
+		err := c.locate(class)
+		c.mu.Unlock()
+		r.launch(c, err)
+	case err != nil:
+		c.fail(fault.New(fault.NoOwner, "the class is not known here, and the cluster facts can't be read: %v", err))
+	case c.req.Class != "":
+		c.fail(fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", c.req.Class))
+	default:
+		c.fail(fault.New(fault.UnknownClass, "method %q: no class of this cluster has that service", c.req.Method))
 	}
 }
 
@@ -220,48 +239,6 @@ func splitMethod(full string) (service, method string, ok bool) {
 		return "", "", false
 	}
 	return full[:i], full[i+1:], true
-}
-
-func (r *Router) refreshThenRoute(c *call) {
-	ctx, cancel := context.WithTimeout(r.ctx, refreshTimeout)
-	defer cancel()
-	err := r.cfg.Facts.Refresh(ctx)
-	class, ok := r.class(c.req)
-	switch {
-	case ok:
-		c.class = class
-		r.resolve(c)
-	case err != nil:
-		c.fail(fault.New(fault.NoOwner, "the class is not known here, and the cluster facts can't be read: %v", err))
-	case c.req.Class != "":
-		c.fail(fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", c.req.Class))
-	default:
-		c.fail(fault.New(fault.UnknownClass, "method %q: no class of this cluster has that service", c.req.Method))
-	}
-}
-
-// resolve finds the object that the call names.
-func (r *Router) resolve(c *call) {
-	req := c.req
-	if req.Class == "" {
-		_, req.Method, _ = splitMethod(req.Method)
-		req.Class = c.class.Name
-	}
-	if len(req.Name) > frame.NameBytesMax {
-		c.fail(fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name)))
-		return
-	}
-	ns := r.namespace(c.class.UniqueKey)
-	id := req.ID
-	if req.Named {
-		id = ns.IDFromName(req.Name)
-	} else if err := ns.Check(id); err != nil {
-		c.fail(fault.New(fault.InvalidID, "id %s: not an id of class %s", id, c.class.Name))
-		return
-	}
-	c.ref = storage.ObjectRef{Class: c.class.UniqueKey, ID: id}
-	c.shard = placement.ShardOf(id, r.cfg.Shards)
-	r.try(c)
 }
 
 // namespace caches the key of a class: deriving it hashes.
@@ -328,25 +305,24 @@ func (r *Router) local(c *call) {
 			c.answer(frame.ErrorResponse(res.Err))
 		},
 	}
-	c.under(ac.Cancel, belief{})
-	r.cfg.Local.Deliver(ac)
+	if c.begin(here, belief{}, ac.Cancel) != 0 {
+		r.cfg.Local.Deliver(ac)
+	}
 }
 
 func (r *Router) forward(c *call, to belief) {
 	req := *c.req
 	req.Hops++
 	req.Revision = r.cfg.Facts.Revision()
-	c.under(nil, to)
-	r.mu.Lock()
-	r.forwarded[c] = struct{}{}
-	r.mu.Unlock()
-	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) {
-		r.mu.Lock()
-		delete(r.forwarded, c)
-		r.mu.Unlock()
-		r.forwardDone(c, to, resp)
-	})
-	c.under(cancel, to)
+	try := c.begin(away, to, nil)
+	if try == 0 {
+		return
+	}
+	if l := r.learned[c.shard].Load(); l != nil {
+		c.supersede(c.shard, l.term, time.Now()) // News that came just before the call could be found.
+	}
+	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, to, resp) })
+	c.began(try, cancel) // It may have its answer already, and be on another try.
 }
 
 func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
@@ -392,12 +368,8 @@ func (r *Router) Learn(shard placement.ShardID, node placement.NodeID, term uint
 	}
 	var woken []*call
 	now := time.Now()
+	r.flying.each(func(c *call) { c.supersede(shard, term, now) })
 	r.mu.Lock()
-	for c := range r.forwarded {
-		if c.shard == shard {
-			c.supersede(term, now)
-		}
-	}
 	for c := range r.delayed {
 		if c.shard == shard {
 			delete(r.delayed, c)
@@ -426,11 +398,13 @@ func (r *Router) again(c *call, err error) {
 	}
 	c.wait = min(max(2*c.wait, retryMin), retryMax)
 	at := time.Now().Add(c.wait/2 + rand.N(c.wait)) //nolint:gosec // jitter
-	if !at.Before(c.req.Deadline) {
+	if !at.Add(retryEvery).Before(c.req.Deadline) { // There is no time for another try.
 		c.fail(err)
 		return
 	}
-	c.under(nil, belief{})
+	if !c.rest() {
+		return
+	}
 	r.mu.Lock()
 	closed := r.closed
 	if !closed {
@@ -442,18 +416,16 @@ func (r *Router) again(c *call, err error) {
 	}
 }
 
-// sweep tries again what is due, and ends what is past its deadline.
-func (r *Router) sweep() {
-	t := time.NewTicker(sweepEvery / 4)
+// retry tries again what is due.
+func (r *Router) retry() {
+	t := time.NewTicker(retryEvery)
 	defer t.Stop()
-	ticks := 0
 	for {
 		select {
 		case <-r.ctx.Done():
 			return
 		case now := <-t.C:
-			ticks++
-			var due, late, ended []*call
+			var due []*call
 			r.mu.Lock()
 			for c, at := range r.delayed {
 				if !at.After(now) {
@@ -461,114 +433,52 @@ func (r *Router) sweep() {
 					due = append(due, c)
 				}
 			}
-			if ticks%4 == 0 {
-				for c := range r.forwarded {
-					switch {
-					case now.After(c.req.Deadline):
-						late = append(late, c)
-					case c.isSuperseded(now):
-						ended = append(ended, c)
-					}
-				}
-			}
 			r.mu.Unlock()
 			for _, c := range due {
-				if !c.gone() {
-					r.try(c)
+				r.try(c)
+			}
+		}
+	}
+}
+
+// sweep ends what is past its deadline, or waits for an owner of the past.
+func (r *Router) sweep() {
+	t := time.NewTicker(sweepEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-r.ctx.Done():
+			return
+		case now := <-t.C:
+			var late, superseded []*call
+			r.flying.each(func(c *call) {
+				switch {
+				case !now.Before(c.req.Deadline):
+					late = append(late, c)
+				case c.isSuperseded(now):
+					superseded = append(superseded, c)
 				}
-			}
+			})
 			for _, c := range late {
-				c.interrupt(context.DeadlineExceeded)
+				c.end(context.DeadlineExceeded, errDeadline)
 			}
-			for _, c := range ended {
+			for _, c := range superseded {
 				c.fail(fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again"))
 			}
 		}
 	}
 }
 
-// under notes what is under way for the call, and passes a cancellation on that came before.
-func (c *call) under(cancel func(error), to belief) {
-	c.mu.Lock()
-	if to != c.to {
-		c.superseded = time.Time{}
+// errDeadline is why a call that was at a place when its deadline passed has no other answer.
+func errDeadline(at place) error {
+	switch at {
+	case here:
+		return fault.New(fault.ObjectTimeout, "the call's deadline passed before the object answered; it may or may not have taken effect")
+	case away:
+		return fault.New(fault.ObjectTimeout, "the call's deadline passed before the owner answered; it may or may not have taken effect")
+	default:
+		return fault.New(fault.ObjectTimeout, "the call's deadline passed before an owner took it; it did not run")
 	}
-	c.cancel, c.to = cancel, to
-	canceled := c.canceled
-	c.mu.Unlock()
-	if canceled != nil && cancel != nil {
-		cancel(canceled)
-	}
-}
-
-// supersede notes that the owner that the call was forwarded to is one of an earlier term.
-func (c *call) supersede(term uint64, now time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.to.term != 0 && c.to.term < term && c.superseded.IsZero() {
-		c.superseded = now
-	}
-}
-
-func (c *call) isSuperseded(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return !c.superseded.IsZero() && now.Sub(c.superseded) > supersededGrace
-}
-
-func (c *call) gone() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.reply == nil
-}
-
-// stop is given to the caller: nobody waits any more.
-func (c *call) stop(cause error) {
-	if cause == nil {
-		cause = context.Canceled
-	}
-	c.mu.Lock()
-	if c.canceled == nil {
-		c.canceled = cause
-	}
-	cancel := c.cancel
-	c.mu.Unlock()
-	if cancel != nil {
-		cancel(cause)
-	}
-}
-
-// interrupt ends the call here, whatever becomes of it elsewhere.
-func (c *call) interrupt(cause error) {
-	c.stop(cause)
-	if errors.Is(cause, context.DeadlineExceeded) {
-		c.fail(fault.New(fault.ObjectTimeout, "the call's deadline passed before the owner answered; it may or may not have taken effect"))
-		return
-	}
-	c.fail(fault.New(fault.OutcomeUnknown, "%v; the call may or may not have taken effect", cause))
-}
-
-func (c *call) fail(err error) { c.answer(frame.ErrorResponse(err)) }
-
-// answer answers the caller, once, with a hint of who owns the object.
-func (c *call) answer(resp frame.Response) {
-	c.mu.Lock()
-	reply := c.reply
-	c.reply = nil
-	c.mu.Unlock()
-	if reply == nil {
-		return
-	}
-	c.r.calls.Add(-1)
-	if c.class.Name != "" {
-		if to, ok := c.r.owner(c.shard); ok && to.term != 0 {
-			resp.Owner = frame.OwnerHint{
-				Node: to.node, Addr: c.r.cfg.Addr(to.node), Shard: c.shard, Shards: uint32(c.r.cfg.Shards), Term: to.term, //nolint:gosec // below MaxShards
-			}
-		}
-	}
-	resp.Revision = c.r.cfg.Facts.Revision()
-	reply(resp)
 }
 
 // Owner returns who is believed to own a shard, for those who ask for something else than a call.
