@@ -177,8 +177,9 @@ func (n *Node) build() error {
 	n.ring.Store(placement.NewRing([]placement.NodeID{n.id.Node}, n.id.Shards, n.id.Replicas))
 	n.router = router.New(router.Config{
 		Self: n.id.Node, Shards: n.id.Shards, Facts: n.facts, Local: n.manager, Leaders: n.host, Remote: n.peers,
-		Wish: func(shard placement.ShardID) (placement.NodeID, bool) { return n.ring.Load().Owner(shard) },
-		Addr: func(id placement.NodeID) string { m, _ := n.member(id); return m.Addresses.GRPC },
+		FactsClass: system.ClassName,
+		Wish:       func(shard placement.ShardID) (placement.NodeID, bool) { return n.ring.Load().Owner(shard) },
+		Addr:       func(id placement.NodeID) string { m, _ := n.member(id); return m.Addresses.GRPC },
 	})
 	n.facts.call = callSystem(n.router)
 	n.gateway = gateway.New(gateway.Config{Router: n.router, Classes: n.cfg.Classes, Admin: &adminServer{n: n}, Logger: n.log})

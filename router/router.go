@@ -62,6 +62,9 @@ type Config struct {
 	Wish func(shard placement.ShardID) (placement.NodeID, bool)
 	// Addr returns a node's public gRPC address, for hints to clients.
 	Addr func(placement.NodeID) string
+	// FactsClass is the class that keeps the cluster facts. It is known without them, and its calls
+	// wait for no facts: asking for them is such a call.
+	FactsClass string
 	// CallsMax bounds the calls under way: default 100,000. Over it: OVERLOADED.
 	CallsMax int
 }
@@ -88,6 +91,7 @@ type Router struct {
 	calls   atomic.Int64
 
 	flying registry // the calls without an answer
+	facts  factsQueue
 
 	namespaces sync.Map // unique key → placement.Namespace
 
@@ -116,6 +120,7 @@ func New(cfg Config) *Router {
 		learned: make([]atomic.Pointer[belief], cfg.Shards),
 		delayed: make(map[*call]time.Time),
 	}
+	r.facts.mu.objects = make(map[objectKey]int)
 	r.ctx, r.cancel = context.WithCancelCause(context.Background())
 	return r
 }
@@ -149,7 +154,8 @@ func (r *Router) Close() {
 
 // Route takes a call to its owner. reply is called exactly once, by the call's deadline, from any
 // goroutine, possibly before Route returns; it must not block. The router owns req. Calls from one
-// goroutine for one object keep their order while their owner does not change.
+// goroutine for one object keep their order while their owner does not change, if they name it in the
+// same way, by its name or by its id.
 func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error)) {
 	if r.calls.Add(1) > int64(r.cfg.CallsMax) {
 		r.calls.Add(-1)
@@ -161,14 +167,10 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 	}
 	c := &call{r: r, req: req, reply: reply}
 	class, known := r.class(req)
-	if !known || req.Revision > r.cfg.Facts.Revision() {
-		// The class may be new, or the sender know more: ask before refusing.
-		if !r.flying.add(c) {
-			c.fail(errStopping())
+	if r.needsFacts(req, class, known) || r.facts.waiting.Load() > 0 {
+		if r.hold(c, class, known) {
 			return c.stop
 		}
-		r.spawn(func() { r.refreshThenRoute(c) })
-		return c.stop
 	}
 	err := c.locate(class)
 	if !r.flying.add(c) {
@@ -178,15 +180,6 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 	return c.stop
 }
 
-// spawn starts a goroutine that Close waits for, unless it has begun: it answers every call then.
-func (r *Router) spawn(fn func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if !r.closed {
-		r.wg.Go(fn)
-	}
-}
-
 // launch makes the first try, unless there is a reason not to.
 func (r *Router) launch(c *call, err error) {
 	if err != nil {
@@ -194,26 +187,6 @@ func (r *Router) launch(c *call, err error) {
 		return
 	}
 	r.try(c)
-}
-
-func (r *Router) refreshThenRoute(c *call) {
-	ctx, cancel := context.WithTimeout(r.ctx, refreshTimeout)
-	defer cancel()
-	err := r.cfg.Facts.Refresh(ctx)
-	class, ok := r.class(c.req)
-	switch {
-	case ok:
-		c.mu.Lock()
-		err := c.locate(class)
-		c.mu.Unlock()
-		r.launch(c, err)
-	case err != nil:
-		c.fail(fault.New(fault.NoOwner, "the class is not known here, and the cluster facts can't be read: %v", err))
-	case c.req.Class != "":
-		c.fail(fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", c.req.Class))
-	default:
-		c.fail(fault.New(fault.UnknownClass, "method %q: no class of this cluster has that service", c.req.Method))
-	}
 }
 
 // class returns the class that a request names.
