@@ -100,8 +100,7 @@ func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, er
 	if int(q.Shard) >= n.id.Shards {
 		return nil, fmt.Errorf("query %s: shard %d of %d", kind, q.Shard, n.id.Shards)
 	}
-	owner, term, ok := n.host.Leader(q.Shard)
-	if !ok || owner != n.id.Node {
+	if owner, _, ok := n.host.Leader(q.Shard); !ok || owner != n.id.Node {
 		return nil, errNotOwner
 	}
 	ref := storage.ObjectRef{Class: q.Class, ID: q.ID}
@@ -109,23 +108,34 @@ func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, er
 	case queryEvict:
 		return json.Marshal(n.manager.Evict(q.Shard, ref))
 	case queryList:
-		list, err := n.store.ListObjects(q.Shard, q.Class, q.After, q.Limit)
-		return n.confirmed(ctx, q.Shard, term, list, err)
+		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.store.ListObjects(q.Shard, q.Class, q.After, q.Limit) })
 	case queryShow:
-		shown, err := n.show(q, ref)
-		return n.confirmed(ctx, q.Shard, term, shown, err)
+		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.show(q, ref) })
 	}
 	return nil, fmt.Errorf("query %q is not known: upgrade this node", kind)
 }
 
-// confirmed encodes an answer once this node was found to be the owner after it was read (P4).
-func (n *Node) confirmed(ctx context.Context, shard placement.ShardID, term uint64, answer any, err error) ([]byte, error) {
-	if err != nil {
-		return nil, err
+// shardHost is what readOwned needs of a replica.Host.
+type shardHost interface {
+	Leader(shard placement.ShardID) (node placement.NodeID, term uint64, ok bool)
+	ConfirmNow(shard placement.ShardID, term uint64) bool
+	Confirm(shard placement.ShardID, term uint64, who replica.Confirmer, token uint64)
+	AwaitReadable(ctx context.Context) error
+}
+
+// readOwned reads the store as the owner of a shard and encodes what was read (P4). The order is what
+// makes it see everything that was acknowledged before it was asked: an owner that is confirmed
+// first has acknowledged it itself or applied it before it became the owner; the store shows it once the
+// replicas' loop has been passed; and the read comes last. If it is the owner still, what it read was
+// not taken away under it.
+func readOwned(ctx context.Context, host shardHost, self placement.NodeID, shard placement.ShardID, read func() (any, error)) ([]byte, error) {
+	owner, term, ok := host.Leader(shard)
+	if !ok || owner != self {
+		return nil, errNotOwner
 	}
-	if !n.host.ConfirmNow(shard, term) {
+	if !host.ConfirmNow(shard, term) {
 		c := make(confirmer, 1)
-		n.host.Confirm(shard, term, c, 0)
+		host.Confirm(shard, term, c, 0)
 		select {
 		case err := <-c:
 			if err != nil {
@@ -134,6 +144,16 @@ func (n *Node) confirmed(ctx context.Context, shard placement.ShardID, term uint
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
+	}
+	if err := host.AwaitReadable(ctx); err != nil {
+		return nil, err
+	}
+	answer, err := read()
+	if err != nil {
+		return nil, err
+	}
+	if node, now, ok := host.Leader(shard); !ok || node != self || now != term {
+		return nil, errNotOwner
 	}
 	return json.Marshal(answer)
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"slices"
 
 	"github.com/holdfast-io/holdfast/placement"
@@ -17,6 +18,23 @@ type ShardStatus struct {
 	Moving   string
 	Applied  uint64
 	Failed   string // why the replica stopped
+}
+
+// AwaitReadable returns when the store shows every segment that was told Committed before the call.
+// That is said a moment before its batch is in the store, in the same round of the loop.
+func (h *Host) AwaitReadable(ctx context.Context) error {
+	passed := make(chan struct{})
+	if !h.control(func() { close(passed) }) {
+		return errClosed
+	}
+	select {
+	case <-passed:
+		return nil
+	case <-h.ctx.Done():
+		return errClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // Status returns the view of every replica here. It waits for the loop; nil when the Host is
