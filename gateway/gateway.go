@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
@@ -70,7 +69,7 @@ type Gateway struct {
 	wg     sync.WaitGroup
 
 	// stopping ends when Stop begins: streams take no new calls. ctx ends when Stop's own context
-	// does: streams end.
+	// does: streams end, and calls are answered without waiting for what becomes of them.
 	stopping context.Context //nolint:containedctx // a moment of the Gateway's life
 	stop     context.CancelFunc
 	ctx      context.Context //nolint:containedctx // another
@@ -88,6 +87,7 @@ func New(cfg Config) *Gateway {
 	g.server = grpc.NewServer(
 		grpc.ForceServerCodecV2(hybridCodec{encoding.GetCodecV2(proto.Name)}),
 		grpc.UnknownServiceHandler(g.unknown),
+		grpc.UnaryInterceptor(g.endAdmin),
 		grpc.MaxRecvMsgSize(receiveBytesMax),
 		grpc.MaxSendMsgSize(receiveBytesMax),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -160,7 +160,8 @@ func (g *Gateway) SetServing(ok bool) {
 	}
 }
 
-// Stop takes no new calls, waits for those under way until ctx ends, and closes every connection.
+// Stop takes no new calls, waits for those under way until ctx ends, answers those that are left by
+// OUTCOME_UNKNOWN, and closes every connection.
 func (g *Gateway) Stop(ctx context.Context) {
 	g.health.Shutdown()
 	g.stop()
@@ -172,7 +173,14 @@ func (g *Gateway) Stop(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
+		// Cut off without an answer they would end as UNAVAILABLE, which says that they did not run.
 		g.cancel(errStopping)
+		t := time.NewTimer(answerGrace)
+		defer t.Stop()
+		select {
+		case <-done:
+		case <-t.C: // Somebody does not take the answer.
+		}
 		g.server.Stop()
 		<-done
 	}
@@ -180,7 +188,29 @@ func (g *Gateway) Stop(ctx context.Context) {
 	g.wg.Wait()
 }
 
-var errStopping = status.Error(codes.Unavailable, "the node is stopping")
+// answerGrace is how long the last answers may take to leave.
+const answerGrace = time.Second
+
+// errStopping is why streams of calls end: what they carry from now on has certainly not run.
+var errStopping = fault.New(fault.NoOwner, "the node is stopping; call another")
+
+// errCutOff is what becomes of a call that was under way when the node could wait no longer.
+var errCutOff = fault.New(fault.OutcomeUnknown, "the node stopped before the call was answered; it may or may not have taken effect: read before calling again")
+
+// endAdmin ends the calls of Admin with the Gateway, as route does those of objects.
+func (g *Gateway) endAdmin(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if !strings.HasPrefix(info.FullMethod, "/"+holdfastv1.Admin_ServiceDesc.ServiceName+"/") {
+		return handler(ctx, req)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(g.ctx, func() { cancel(errCutOff) })()
+	resp, err := handler(ctx, req)
+	if err != nil && context.Cause(ctx) == error(errCutOff) {
+		err = errCutOff
+	}
+	return resp, err
+}
 
 // unknown takes calls of services that this node does not run: another node may.
 func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
@@ -231,6 +261,9 @@ func (g *Gateway) route(ctx context.Context, req *frame.Request) (frame.Response
 	case <-ctx.Done():
 		cancel(ctx.Err())
 		return frame.Response{}, status.FromContextError(ctx.Err()).Err()
+	case <-g.ctx.Done():
+		cancel(errStopping)
+		return frame.Response{}, errCutOff
 	}
 }
 
