@@ -269,8 +269,12 @@ func (g *Gateway) route(ctx context.Context, req *frame.Request) (frame.Response
 
 // checkReserved keeps callers away from what the cluster keeps of itself.
 func checkReserved(req *frame.Request) error {
-	if strings.HasPrefix(req.Class, reservedClass) || strings.HasPrefix(req.Method, "/"+reservedPrefix) {
+	if strings.HasPrefix(req.Class, reservedClass) {
 		return fault.New(fault.UnknownClass, "class %q: names beginning with %q are reserved for the cluster itself", req.Class, reservedClass)
+	}
+	if method, ok := strings.CutPrefix(req.Method, "/"); ok && strings.HasPrefix(method, reservedPrefix) {
+		service, _, _ := strings.Cut(method, "/")
+		return fault.New(fault.UnknownClass, "service %q: names beginning with %q are reserved for the cluster itself", service, reservedPrefix)
 	}
 	return nil
 }
