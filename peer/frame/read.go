@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/placement"
 )
@@ -299,10 +302,11 @@ func (m *Mux) deliver(in *inbound) {
 func (in *inbound) reply(r Response) {
 	m := in.m
 	if len(r.Body) > BodyBytesMax {
-		r = ErrorResponse(fault.New(fault.RequestTooLarge, "reply: at most %d bytes, has %d", BodyBytesMax, len(r.Body)))
+		// As the owner says it itself, where it made the reply.
+		r = ErrorResponse(status.Errorf(codes.Internal, "reply: at most %d bytes, has %d; the call has run, and what it wrote is kept", BodyBytesMax, len(r.Body)))
 	}
-	status := r.encodeStatus()
-	head := r.head(status)
+	raw := r.encodeStatus()
+	head := r.head(raw)
 	first, rest := split(r.Body, head)
 	m.mu.Lock()
 	if m.cause != nil || in.answered {
@@ -311,7 +315,7 @@ func (in *inbound) reply(r Response) {
 	}
 	in.answered = true
 	delete(m.taken, in.id)
-	number := m.queue.add(r.append(m.queue.room(head+len(first)), in.id, status, first, len(r.Body)), true)
+	number := m.queue.add(r.append(m.queue.room(head+len(first)), in.id, raw, first, len(r.Body)), true)
 	if len(rest) > 0 {
 		m.queue.addLong(&longBody{call: in.id, reply: true, after: number, rest: rest})
 	}
