@@ -66,11 +66,23 @@ func listen(cfg Config) (listeners, error) {
 			return listeners{}, fmt.Errorf("--%s: %w", one.flag, err)
 		}
 		*one.into = ln
-		if host := hostOf(one.addr); one.flag != "peer" && !isLoopback(host) {
-			cfg.Logger.Warn("listening beyond loopback without TLS", slog.String("port", one.flag), slog.String("address", ln.Addr().String()))
+		if !isLoopback(hostOf(one.addr)) {
+			cfg.Logger.Warn("listening beyond loopback without TLS", slog.String("port", one.flag), slog.String("address", ln.Addr().String()), slog.String("risk", exposed[one.flag]))
 		}
 	}
+	if len(cfg.GossipKey) == 0 && !isLoopback(hostOf(cfg.Gossip)) {
+		cfg.Logger.Warn("listening beyond loopback without a gossip key", slog.String("port", "gossip"), slog.String("address", cfg.Gossip), slog.String("risk", exposed["gossip"]))
+	}
 	return l, nil
+}
+
+// exposed says what whoever reaches a port can do, for there is no authentication.
+var exposed = map[string]string{
+	"grpc":   "whoever reaches it can call every object and remove nodes",
+	"peer":   "whoever reaches it can speak as a node, and so read and change everything",
+	"http":   "whoever reaches it can call workers",
+	"admin":  "whoever reaches it can read metrics",
+	"gossip": "whoever reaches it can say which nodes there are and where",
 }
 
 func (l *listeners) close() {
