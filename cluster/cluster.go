@@ -51,8 +51,10 @@ type Member struct {
 	Addresses Addresses        `json:"d"`
 	Version   string           `json:"v,omitempty"`
 	Boot      uint64           `json:"b"`
-	// NoLead says that the node must not own shards: it lacks a class.
+	// NoLead says that the node must not own shards: it lacks a class, or is stopping.
 	NoLead bool `json:"l,omitempty"`
+	// Stopping says that it is about to stop, and hands over what it owns.
+	Stopping bool `json:"s,omitempty"`
 	// State is this node's view, not the member's.
 	State State `json:"-"`
 }
@@ -109,7 +111,9 @@ func Start(cfg Config) (*Cluster, error) {
 			c.members[m.ID] = &m
 		}
 	}
-	if meta, err := json.Marshal(c.self); err != nil || len(meta) > metaBytesMax {
+	longest := c.self
+	longest.NoLead, longest.Stopping = true, true
+	if meta, err := json.Marshal(longest); err != nil || len(meta) > metaBytesMax {
 		return nil, fmt.Errorf("this node's name and addresses take %d bytes, at most %d can be gossiped: shorten them", len(meta), metaBytesMax)
 	}
 	mc := memberlist.DefaultLANConfig()
@@ -185,9 +189,20 @@ func (c *Cluster) Forget(id placement.NodeID) {
 
 // SetNoLead changes what this node says of itself.
 func (c *Cluster) SetNoLead(noLead bool) {
+	c.describe(func(m *Member) { m.NoLead = noLead || m.Stopping })
+}
+
+// SetStopping says that this node is about to stop: nothing must be handed to it any more.
+func (c *Cluster) SetStopping() {
+	c.describe(func(m *Member) { m.NoLead, m.Stopping = true, true })
+}
+
+// describe changes what this node says of itself, and tells the others.
+func (c *Cluster) describe(change func(*Member)) {
 	c.mu.Lock()
-	same := c.self.NoLead == noLead
-	c.self.NoLead = noLead
+	old := c.self
+	change(&c.self)
+	same := c.self == old
 	c.mu.Unlock()
 	if !same {
 		if err := c.list.UpdateNode(time.Second); err != nil {

@@ -281,8 +281,8 @@ func (a *adminServer) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (
 				Grpc: m.Addresses.GRPC, Peer: m.Addresses.Peer, Gossip: m.Addresses.Gossip, Http: m.Addresses.HTTP, Admin: m.Addresses.Admin,
 			},
 		})
-		if m.NoLead {
-			out.Warnings = append(out.Warnings, fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name))
+		if why := noLeadWarning(m); why != "" {
+			out.Warnings = append(out.Warnings, why)
 		}
 	}
 	for _, c := range n.facts.view.Load().facts.GetClasses() {
@@ -290,6 +290,19 @@ func (a *adminServer) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (
 	}
 	out.Warnings = append(out.Warnings, durability(best)...)
 	return out, nil
+}
+
+// noLeadWarning says why a node that is there must not own anything; what one that is dead once said
+// of itself is no news.
+func noLeadWarning(m *cluster.Member) string {
+	switch {
+	case m.State != cluster.Alive || !m.NoLead:
+		return ""
+	case m.Stopping:
+		return fmt.Sprintf("node %s is stopping and hands over what it owns", m.Name)
+	default:
+		return fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name)
+	}
 }
 
 // durability says how much an acknowledged write survives, when that is less than it could be.

@@ -63,10 +63,9 @@ type Node struct {
 	boots      bootBook
 	changed    chan struct{} // capacity 1: gossip has news
 
-	ready    chan struct{} // closed when the node serves
-	done     chan struct{} // closed when the node has ended by itself
-	waiting  atomic.Pointer[string]
-	stopping atomic.Bool // Close has begun
+	ready   chan struct{} // closed when the node serves
+	done    chan struct{} // closed when the node has ended by itself
+	waiting atomic.Pointer[string]
 
 	mu    sync.Mutex
 	cause error // why it ended by itself
@@ -307,8 +306,7 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	// Ownership moves while this node can still forward to the new owners: callers see latency.
 	if n.cluster != nil {
-		n.stopping.Store(true)
-		n.cluster.SetNoLead(true) // Nobody hands anything back meanwhile.
+		n.cluster.SetStopping() // Nobody hands anything back meanwhile.
 		if err := n.host.HandOver(drain); err != nil {
 			n.log.Warn("ownership was not handed over in time", slog.Any("error", err))
 		}

@@ -286,7 +286,7 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 	if len(missing) > 0 {
 		noLead[n.id.Node] = true
 	}
-	n.cluster.SetNoLead(len(missing) > 0 || n.stopping.Load())
+	n.cluster.SetNoLead(len(missing) > 0)
 	ring := members.Observe(now, seen, removed)
 	if old := n.ring.Load(); !equalNodes(old.Members(), ring) {
 		n.log.Info("ring", slog.Any("members", n.names(ring)))
