@@ -235,7 +235,8 @@ func (n *Node) loadMembers() (storedMembers, error) {
 func (n *Node) watch(ring []placement.NodeID) {
 	start := time.Now()
 	members := newRingMembers(n.cfg.RingJoinAfter, n.cfg.RingDeadAfter, ring, 0)
-	// The founder of a cluster is in its own ring from the first moment on.
+	// At its first start a node is in its own ring from the first moment on: who creates a cluster is
+	// alone in it, and who joins one wishes for nothing that counts before it owns something.
 	members.admit(n.id.Node)
 	t := time.NewTicker(100 * time.Millisecond)
 	defer t.Stop()

@@ -77,7 +77,7 @@ func (m *ringMembers) Observe(now time.Duration, seen []sighting, removed map[pl
 	return members
 }
 
-// admit puts a node into the ring at once: this node itself, when it is the first.
+// admit puts a node into the ring at once, if none was stored: this node itself, at its first start.
 func (m *ringMembers) admit(id placement.NodeID) {
 	if len(m.nodes) == 0 {
 		m.nodes[id] = &ringNode{inRing: true, alive: true}

@@ -140,7 +140,8 @@ type Node struct {
 	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// 16 hex digits.
 	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	// "alive", "dead", "removing" or "removed".
+	// "alive", "dead"; "replaced" by another node of its name; "removing" and "removed", for good, with
+	// and without replicas left.
 	State     string     `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Addresses *Addresses `protobuf:"bytes,4,opt,name=addresses,proto3" json:"addresses,omitempty"`
 	// How many shards this node owns.
@@ -305,7 +306,7 @@ type Shard struct {
 	Owner    string   `protobuf:"bytes,2,opt,name=owner,proto3" json:"owner,omitempty"`
 	Voters   []string `protobuf:"bytes,3,rep,name=voters,proto3" json:"voters,omitempty"`
 	Learners []string `protobuf:"bytes,4,rep,name=learners,proto3" json:"learners,omitempty"`
-	// What is under way, in words ("add learner n4"); empty when at rest.
+	// What is under way, in words ("adding a replica on n4"); empty when at rest.
 	Moving        string `protobuf:"bytes,5,opt,name=moving,proto3" json:"moving,omitempty"`
 	Term          uint64 `protobuf:"varint,6,opt,name=term,proto3" json:"term,omitempty"`
 	unknownFields protoimpl.UnknownFields

@@ -25,7 +25,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// RaftFrame holds the messages of many groups, at most 1 MiB, encoded as docs/format/raft.md says.
+// RaftFrame holds the messages of many groups, about 1 MiB or one larger message, encoded as
+// docs/format/raft.md says.
 type RaftFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Messages      []byte                 `protobuf:"bytes,1,opt,name=messages,proto3" json:"messages,omitempty"`
