@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
+
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/placement"
 )
@@ -62,6 +64,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Version is shown in status.
 	Version string
+
+	fs vfs.FS // of the store, in tests; nil is the disk
 }
 
 func (c Config) withDefaults() Config {

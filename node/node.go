@@ -38,6 +38,18 @@ import (
 // ErrRemoved says that the node was removed from the cluster for good, and holds nothing any more.
 var ErrRemoved = errors.New("this node was removed from the cluster: delete its data directory, or start it with an empty one to join as a new node")
 
+// StalledError is why a node gave itself up whose disk does not answer. What waits for the disk may
+// wait for ever, so Close does not wait for it: end the process.
+type StalledError struct{ Err error }
+
+// Error implements error.
+func (e *StalledError) Error() string {
+	return fmt.Sprintf("%v: the node ends without handing over, and the others take over; look at the disk before starting it again", e.Err)
+}
+
+// Unwrap implements errors.
+func (e *StalledError) Unwrap() error { return e.Err }
+
 // Node is a running node. Its methods are safe for concurrent use.
 type Node struct {
 	cfg Config
@@ -63,8 +75,10 @@ type Node struct {
 	boots      bootBook
 	changed    chan struct{} // capacity 1: gossip has news
 
-	ready   chan struct{} // closed when the node serves
-	done    chan struct{} // closed when the node has ended by itself
+	ready   chan struct{}  // closed when the node serves
+	done    chan struct{}  // closed when the node has ended by itself
+	stalled chan struct{}  // closed when its disk does not answer
+	stops   sync.WaitGroup // what Close did not wait for
 	waiting atomic.Pointer[string]
 
 	mu    sync.Mutex
@@ -86,7 +100,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 	cfg = cfg.withDefaults()
 	n := &Node{
 		cfg: cfg, log: cfg.Logger,
-		changed: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}),
+		changed: make(chan struct{}, 1), ready: make(chan struct{}), done: make(chan struct{}), stalled: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	n.setWaiting("starting")
@@ -99,7 +113,7 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 func (n *Node) start(ctx context.Context) error {
 	var err error
 	// The store first: it tells a second process on the directory from everything else.
-	n.store, err = storage.Open(n.cfg.DataDir, storage.Options{Logger: n.log})
+	n.store, err = storage.Open(n.cfg.DataDir, storage.Options{FS: n.cfg.fs, Logger: n.log})
 	if err != nil {
 		return err
 	}
@@ -168,7 +182,8 @@ func (n *Node) build() error {
 	n.host, err = replica.New(replica.Config{
 		Node: n.id.Node, Shards: n.id.Shards, Replicas: n.id.Replicas, Store: n.store,
 		Transport: raftTransport{n.peers}, Owner: n.manager, Logger: n.log,
-		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, OnLeader: n.acquired, OnStall: n.fail,
+		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, OnLeader: n.acquired,
+		OnStall: func(err error) { n.fail(&StalledError{err}) },
 	})
 	if err != nil {
 		return err
@@ -257,10 +272,27 @@ func (n *Node) join() {
 func (n *Node) fail(err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	_, stalls := errors.AsType[*StalledError](err)
+	stalls = stalls && !n.hasStalled()
+	if n.cause != nil && !stalls {
+		return
+	}
+	n.log.Error("the node can't go on", slog.Any("error", err))
 	if n.cause == nil {
-		n.cause = err
-		n.log.Error("the node can't go on", slog.Any("error", err))
 		close(n.done)
+	}
+	if stalls {
+		close(n.stalled)
+	}
+	n.cause = err // A stall matters more than whatever came before.
+}
+
+func (n *Node) hasStalled() bool {
+	select {
+	case <-n.stalled:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -291,7 +323,33 @@ func (n *Node) Addresses() cluster.Addresses {
 
 // Close stops the node, from the outside in, and returns why it ended if it did so by itself.
 // Stopping is not leaving: the node keeps its place, and finds it again when it starts.
+//
+// When the disk does not answer nothing is handed over, and Close returns a StalledError within a
+// moment; what it leaves behind ends with the process.
 func (n *Node) Close(ctx context.Context) error {
+	result := make(chan error, 1)
+	n.stops.Go(func() { result <- n.stop(ctx) })
+	select {
+	case err := <-result:
+		return err
+	case <-n.stalled:
+	}
+	t := time.NewTimer(stalledGrace)
+	defer t.Stop()
+	select {
+	case err := <-result:
+		return err
+	case <-t.C:
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return n.cause
+	}
+}
+
+// stalledGrace is for what needs no disk: answers that say that the outcome is unknown.
+const stalledGrace = time.Second
+
+func (n *Node) stop(ctx context.Context) error {
 	var errs []error
 	add := func(err error) {
 		if err != nil {
@@ -300,12 +358,19 @@ func (n *Node) Close(ctx context.Context) error {
 	}
 	drain, cancel := context.WithTimeout(ctx, n.cfg.DrainTimeout)
 	defer cancel()
+	n.stops.Go(func() {
+		select {
+		case <-n.stalled:
+			cancel() // There is nothing to wait for.
+		case <-drain.Done():
+		}
+	})
 	// Load balancers look elsewhere first, while calls are still taken.
 	if n.gateway != nil {
 		n.gateway.SetServing(false)
 	}
 	// Ownership moves while this node can still forward to the new owners: callers see latency.
-	if n.cluster != nil {
+	if n.cluster != nil && !n.hasStalled() {
 		n.cluster.SetStopping() // Nobody hands anything back meanwhile.
 		if err := n.host.HandOver(drain); err != nil {
 			n.log.Warn("ownership was not handed over in time", slog.Any("error", err))
