@@ -253,6 +253,7 @@ func (n *Node) watch(ring []placement.NodeID) {
 		case <-n.facts.changed:
 		case <-refresh.C:
 			n.wg.Go(n.refreshFacts)
+			n.wg.Go(n.forgetRemoved)
 		}
 	}
 }
