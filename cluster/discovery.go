@@ -42,6 +42,9 @@ type Answer struct {
 	Name      string `json:"name"`
 	Shards    int    `json:"shards"`
 	Replicas  int    `json:"replicas"`
+	// Listener is drawn at random by each Listener, and tells one that asks a list of seeds which
+	// of them is itself.
+	Listener string `json:"listener"`
 }
 
 // Listener is a node's gossip port. It is open before the node belongs to a cluster, so that
@@ -52,6 +55,7 @@ type Answer struct {
 type Listener struct {
 	*memberlist.NetTransport
 
+	id       string
 	key      []byte
 	logger   *slog.Logger
 	answer   atomic.Pointer[Answer]
@@ -85,6 +89,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 	}
 	l := &Listener{
 		NetTransport: inner,
+		id:           rand.Text(),
 		key:          key,
 		logger:       logger,
 		conns:        make(chan net.Conn),
@@ -93,7 +98,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 		stop:         make(chan struct{}),
 		down:         make(chan struct{}),
 	}
-	l.answer.Store(&Answer{})
+	l.SetAnswer(Answer{})
 	l.wg.Go(l.sortConns)
 	l.wg.Go(l.forwardPackets)
 	return l, nil
@@ -102,8 +107,14 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 // Port returns the port that is listened on.
 func (l *Listener) Port() int { return l.GetAutoBindPort() }
 
+// ID is what Answer.Listener says.
+func (l *Listener) ID() string { return l.id }
+
 // SetAnswer sets what askers are told.
-func (l *Listener) SetAnswer(a Answer) { l.answer.Store(&a) }
+func (l *Listener) SetAnswer(a Answer) {
+	a.Listener = l.id
+	l.answer.Store(&a)
+}
 
 // StreamCh implements memberlist.Transport.
 func (l *Listener) StreamCh() <-chan net.Conn {

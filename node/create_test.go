@@ -76,22 +76,26 @@ func TestEnterSaysWhatToPass(t *testing.T) {
 	}
 }
 
-// A list of seeds that all nodes share names the asking node too: that one is no seed.
+// A list of seeds that all nodes share names the asking node too: that one is no seed. One that only
+// has its name, by mistake, is: two nodes would create a cluster each otherwise.
 func TestAskAllLeavesOutTheNodeItself(t *testing.T) {
 	t.Parallel()
-	self := listenGossip(t)
+	self, twin, other := listenGossip(t), listenGossip(t), listenGossip(t)
 	self.SetAnswer(cluster.Answer{Name: "n1", Bootstrap: true})
-	other := listenGossip(t)
+	twin.SetAnswer(cluster.Answer{Name: "n1", Bootstrap: true})
 	other.SetAnswer(cluster.Answer{Name: "n2"})
-	seeds := []string{gossipAddr(self), gossipAddr(other), "127.0.0.1:1"}
-	replies := askAll(t.Context(), seeds, nil, "n1")
-	if len(replies) != 2 || replies[0].Answer.Name != "n2" || replies[1].Err == nil {
+	seeds := []string{gossipAddr(self), gossipAddr(twin), gossipAddr(other), "127.0.0.1:1"}
+	replies := askAll(t.Context(), seeds, nil, self.ID())
+	if len(replies) != 3 || replies[0].Answer.Listener != twin.ID() || replies[1].Answer.Name != "n2" || replies[2].Err == nil {
 		t.Errorf("got %+v", replies)
 	}
-	// Once it has a cluster it is one to join, whatever its name.
-	self.SetAnswer(cluster.Answer{Name: "n1", ClusterID: "c"})
-	if v, _, why := decide(true, askAll(t.Context(), seeds, nil, "n1")); v != verdictJoin {
-		t.Errorf("got verdict %d: %s", v, why)
+	for _, tt := range []struct {
+		seeds []string
+		want  verdict
+	}{{seeds[:1], verdictCreate}, {seeds[:2], verdictWait}} {
+		if got, _, why := decide(true, askAll(t.Context(), tt.seeds, nil, self.ID())); got != tt.want {
+			t.Errorf("seeds %v: got verdict %d, want %d: %s", tt.seeds, got, tt.want, why)
+		}
 	}
 }
 
