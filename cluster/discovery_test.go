@@ -164,7 +164,12 @@ func TestGarbageOnTheGossipPort(t *testing.T) {
 	}
 	ofCluster := append([]byte{labelled, 1, 'c'}, noise...)
 	pieces := [][]byte{
-		noise, ofCluster, {0}, {labelled}, {labelled, 0}, {labelled, 255, 'c'}, ofCluster[:4],
+		noise, ofCluster,
+		{0},
+		{labelled},
+		{labelled, 0},
+		{labelled, 255, 'c'},
+		ofCluster[:4],
 		[]byte(discoveryMagic[:5]), []byte(discoveryMagic[:1] + "GET / HTTP/1.1\r\n"), []byte("GET / HTTP/1.1\r\n\r\n"),
 	}
 	for kind := range byte(20) { // Every kind of message that memberlist knows, with nothing sensible in it.

@@ -79,7 +79,7 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 	w := newWorld(t)
 	result := w.get("holdfast-name", "x")
 	c := w.next()
-	stopped := async(t, func() error { w.Stop(t.Context()); return nil })
+	stopped := w.stopping()
 	// A client that is told to go away takes the connection out of use.
 	if !w.conn.WaitForStateChange(t.Context(), connectivity.Ready) {
 		t.Fatal("the client was not told")
@@ -112,7 +112,7 @@ func TestStopDoesNotWaitForWatchers(t *testing.T) {
 	if got, err := watch.Recv(); err != nil || got.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		t.Fatalf("got %s, %v", got.GetStatus(), err)
 	}
-	await(t, async(t, func() error { w.Stop(t.Context()); return nil }), "Stop waits for the watcher")
+	await(t, w.stopping(), "Stop waits for the watcher")
 	for err == nil {
 		var got *healthv1.HealthCheckResponse
 		if got, err = watch.Recv(); err == nil && got.GetStatus() != healthv1.HealthCheckResponse_NOT_SERVING {
@@ -134,7 +134,9 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	if err := await(t, result, "the call did not end"); status.Code(err) != codes.Unavailable {
 		t.Errorf("the call got %v", err)
 	}
-	await(t, c.canceled, "the router was not told")
+	if cause := await(t, c.canceled, "the router was not told"); cause == nil {
+		t.Error("the router was told no cause")
+	}
 }
 
 // converse opens the stream that Go clients speak.
@@ -149,7 +151,7 @@ func (w *world) converse() *frame.Mux {
 	ended := async(w.t, func() error { return m.Run(ctx) })
 	w.t.Cleanup(func() {
 		cancel()
-		await(w.t, ended, "the conversation does not end")
+		_ = await(w.t, ended, "the conversation does not end") // Why is the test's own to ask.
 		m.Wait()
 	})
 	return m
@@ -201,7 +203,7 @@ func TestStopDrainsStreams(t *testing.T) {
 	m := w.converse()
 	got := send(m, &frame.Request{Class: "Counter", Method: "Get", Name: "x", Named: true})
 	c := w.next()
-	stopped := async(t, func() error { w.Stop(t.Context()); return nil })
+	stopped := w.stopping()
 	for m.Open() { // Each call finds out how far it is; one that comes too early is routed, and answered.
 		late := send(m, &frame.Request{Class: "Counter", Method: "Get", Name: "x", Named: true})
 		select {

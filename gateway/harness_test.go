@@ -89,6 +89,16 @@ func over() context.Context {
 	return ctx
 }
 
+// stopping stops the gateway, and closes the channel when that is done.
+func (w *world) stopping() <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.Stop(w.t.Context())
+	}()
+	return done
+}
+
 // next is the next call that the router gets.
 func (w *world) next() *routed {
 	w.t.Helper()
