@@ -62,7 +62,7 @@ func TestBootBookRefusesWhatItCannotRead(t *testing.T) {
 	wantError(t, (&bootBook{store: s}).admit(h), "stored boot of 0000000000000007")
 }
 
-func TestMemoryLimit(t *testing.T) { //nolint:paralleltest // it changes the process's memory limit
+func TestMemoryLimit(t *testing.T) { // not parallel: it changes the process's memory limit
 	if got := memoryLimit(123); got != 123 {
 		t.Errorf("got %d, want what was configured", got)
 	}

@@ -58,7 +58,7 @@ func (d *dev) run(args ...string) (status int, stdout, stderr string) {
 }
 
 // A node of one's own: called, looked into, stopped, and started again with what it had (P2).
-func TestDev(t *testing.T) { //nolint:paralleltest // it tunes the process's garbage collector
+func TestDev(t *testing.T) { // not parallel: it tunes the process's garbage collector
 	dir := filepath.Join(t.TempDir(), "data")
 	d := startDev(t, dir)
 	for _, tt := range []struct {
