@@ -93,8 +93,8 @@ func TestStopAnswersWhatIsUnderWay(t *testing.T) {
 	if err := await(t, result, "no answer"); err != nil {
 		t.Errorf("the call under way got %v", err)
 	}
-	<-stopped
-	if err := <-w.get("holdfast-name", "x"); status.Code(err) != codes.Unavailable {
+	await(t, stopped, "Stop does not return")
+	if err := await(t, w.get("holdfast-name", "x"), "no answer"); status.Code(err) != codes.Unavailable {
 		t.Errorf("a call after Stop got %v", err)
 	}
 	w.routedNone()

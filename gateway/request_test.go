@@ -213,7 +213,7 @@ func TestRequestSizeIsBounded(t *testing.T) {
 	if err := await(t, result, "no answer"); err != nil {
 		t.Error(err)
 	}
-	refuses(t, <-send(limit+1), fault.RequestTooLarge, "request: at most 33554432 bytes, has 33554433")
+	refuses(t, await(t, send(limit+1), "no answer"), fault.RequestTooLarge, "request: at most 33554432 bytes, has 33554433")
 	result = async(t, func() error {
 		_, err := holdfastv1.NewObjectsClient(w.conn).Call(t.Context(), &holdfastv1.CallRequest{
 			Class: "Counter", Object: &holdfastv1.CallRequest_Name{}, Method: "Get", Json: strings.Repeat("j", limit+1),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cespare/xxhash/v2"
@@ -83,10 +84,12 @@ func TestRaftFramesAreQueuedWithinBounds(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			let := make(chan struct{})
-			got := make(chan []byte, tt.max)
+			got := make(chan []byte, tt.max+2)
 			a, _ := pair(t, func(c *Config) {
 				c.Raft = func(_ placement.NodeID, data []byte) { <-let; got <- data }
 			})
+			unblock := sync.OnceFunc(func() { close(let) })
+			t.Cleanup(unblock)
 			newFrame := func(i int) []byte {
 				return binary.BigEndian.AppendUint64(make([]byte, tt.size-8), uint64(i))
 			}
@@ -97,7 +100,7 @@ func TestRaftFramesAreQueuedWithinBounds(t *testing.T) {
 					t.Fatalf("%d frames of %d bytes were taken", taken, tt.size)
 				}
 			}
-			close(let)
+			unblock()
 			for i := range taken {
 				data := await(t, got, "a frame that was taken does not arrive")
 				if n := binary.BigEndian.Uint64(data[len(data)-8:]); n != uint64(i) {
