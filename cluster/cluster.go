@@ -116,6 +116,7 @@ func Start(cfg Config) (*Cluster, error) {
 	if meta, err := json.Marshal(longest); err != nil || len(meta) > metaBytesMax {
 		return nil, fmt.Errorf("this node's name and addresses take %d bytes, at most %d can be gossiped: shorten them", len(meta), metaBytesMax)
 	}
+	cfg.Listener.owner.Store(c)
 	mc := memberlist.DefaultLANConfig()
 	mc.Name = cfg.Self.ID.String()
 	mc.Label = cfg.ClusterID
@@ -234,6 +235,7 @@ func (c *Cluster) rejoin(ctx context.Context) {
 			}
 			if _, err := c.list.Join([]string{addr}); err != nil {
 				c.logger.Debug("join", slog.String("address", addr), slog.Any("error", err))
+				c.explain(ctx, addr)
 			}
 		}
 		select {
@@ -241,6 +243,24 @@ func (c *Cluster) rejoin(ctx context.Context) {
 			return
 		case <-t.C:
 		}
+	}
+}
+
+// explainTimeout bounds the question to a node that can't be joined.
+const explainTimeout = 500 * time.Millisecond
+
+// explain says why a node that is there can't be joined: for an operator a refusal by memberlist
+// looks like nobody's answer.
+func (c *Cluster) explain(ctx context.Context, addr string) {
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	answer, err := Ask(ctx, addr, c.cfg.Key)
+	switch {
+	case errors.Is(err, errKey):
+		_ = c.refuse(err)
+	case err == nil && answer.ClusterID != "" && answer.ClusterID != c.cfg.ClusterID:
+		_ = c.refuse(fmt.Errorf("node %s at %s is of cluster %q, this one of cluster %q: correct --join, or start with an empty data directory to join that cluster",
+			answer.Name, addr, answer.ClusterID, c.cfg.ClusterID))
 	}
 }
 

@@ -33,6 +33,13 @@ const (
 	discoveryInFlight = 16
 )
 
+// labelled begins a stream of memberlist's that says which cluster it is of: then come the length
+// of the label, one byte, and the label.
+const labelled = 0xf4
+
+// errKey ends the errors of answers that can't be opened.
+var errKey = errors.New("give all nodes the same gossip key")
+
 // Answer is what a node says of its cluster to one that asks before joining.
 type Answer struct {
 	// ClusterID is empty while the answering node has no cluster itself.
@@ -42,6 +49,9 @@ type Answer struct {
 	Name      string `json:"name"`
 	Shards    int    `json:"shards"`
 	Replicas  int    `json:"replicas"`
+	// Listener is drawn at random by each Listener, and tells one that asks a list of seeds which
+	// of them is itself.
+	Listener string `json:"listener"`
 }
 
 // Listener is a node's gossip port. It is open before the node belongs to a cluster, so that
@@ -52,9 +62,11 @@ type Answer struct {
 type Listener struct {
 	*memberlist.NetTransport
 
+	id       string
 	key      []byte
 	logger   *slog.Logger
 	answer   atomic.Pointer[Answer]
+	owner    atomic.Pointer[Cluster] // nil before Start
 	attached atomic.Bool
 	conns    chan net.Conn
 	packets  chan *memberlist.Packet
@@ -85,6 +97,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 	}
 	l := &Listener{
 		NetTransport: inner,
+		id:           rand.Text(),
 		key:          key,
 		logger:       logger,
 		conns:        make(chan net.Conn),
@@ -93,7 +106,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 		stop:         make(chan struct{}),
 		down:         make(chan struct{}),
 	}
-	l.answer.Store(&Answer{})
+	l.SetAnswer(Answer{})
 	l.wg.Go(l.sortConns)
 	l.wg.Go(l.forwardPackets)
 	return l, nil
@@ -102,8 +115,14 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 // Port returns the port that is listened on.
 func (l *Listener) Port() int { return l.GetAutoBindPort() }
 
+// ID is what Answer.Listener says.
+func (l *Listener) ID() string { return l.id }
+
 // SetAnswer sets what askers are told.
-func (l *Listener) SetAnswer(a Answer) { l.answer.Store(&a) }
+func (l *Listener) SetAnswer(a Answer) {
+	a.Listener = l.id
+	l.answer.Store(&a)
+}
 
 // StreamCh implements memberlist.Transport.
 func (l *Listener) StreamCh() <-chan net.Conn {
@@ -180,14 +199,21 @@ func (l *Listener) sortConn(c net.Conn) {
 		case <-unblock:
 		}
 	})
-	first := make([]byte, 1)
-	if _, err := io.ReadFull(c, first); err != nil {
+	head := make([]byte, 1, 2+memberlist.LabelMaxSize)
+	if _, err := io.ReadFull(c, head); err != nil {
 		_ = c.Close()
 		return
 	}
-	if first[0] == discoveryMagic[0] {
+	switch head[0] {
+	case discoveryMagic[0]:
 		l.answerConn(c)
 		return
+	case labelled:
+		var err error
+		if head, err = readLabel(c, head); err != nil || !l.ours(c, string(head[2:])) {
+			_ = c.Close()
+			return
+		}
 	}
 	_ = c.SetReadDeadline(time.Time{})
 	if !l.attached.Load() {
@@ -195,10 +221,36 @@ func (l *Listener) sortConn(c net.Conn) {
 		return
 	}
 	select {
-	case l.conns <- &replayConn{Conn: c, head: first}:
+	case l.conns <- &replayConn{Conn: c, head: head}:
 	case <-l.stop:
 		_ = c.Close()
 	}
+}
+
+// readLabel reads the rest of a label's header.
+func readLabel(c net.Conn, head []byte) ([]byte, error) {
+	head = head[:2]
+	if _, err := io.ReadFull(c, head[1:]); err != nil {
+		return nil, err
+	}
+	head = head[:2+int(head[1])]
+	_, err := io.ReadFull(c, head[2:])
+	return head, err
+}
+
+// ours says whether a stream with the label is of this cluster; memberlist would discard it otherwise
+// without a word to the operator.
+func (l *Listener) ours(c net.Conn, label string) bool {
+	owner := l.owner.Load()
+	if owner == nil || label == owner.cfg.ClusterID {
+		return true
+	}
+	host, _, err := net.SplitHostPort(c.RemoteAddr().String())
+	if err != nil {
+		host = c.RemoteAddr().String()
+	}
+	_ = owner.refuse(fmt.Errorf("a node at %s is of cluster %q, this one of cluster %q", host, label, owner.cfg.ClusterID))
+	return false
 }
 
 func (l *Listener) answerConn(c net.Conn) {
@@ -263,7 +315,7 @@ func Ask(ctx context.Context, seed string, key []byte) (Answer, error) {
 	}
 	var a Answer
 	if err := json.Unmarshal(body, &a); err != nil {
-		return Answer{}, fmt.Errorf("seed %s: unreadable answer (another gossip key?): %w", seed, err)
+		return Answer{}, fmt.Errorf("seed %s: unreadable answer, perhaps sealed: %w: %w", seed, errKey, err)
 	}
 	return a, nil
 }
@@ -310,12 +362,12 @@ func open(key, sealed []byte) ([]byte, error) {
 		return nil, err
 	}
 	if len(sealed) < gcm.NonceSize() {
-		return nil, errors.New("answer is not sealed with a gossip key, but this node has one: give all nodes the same")
+		return nil, fmt.Errorf("answer is not sealed, but this node has a gossip key: %w", errKey)
 	}
 	nonce, box := sealed[:gcm.NonceSize()], sealed[gcm.NonceSize():]
 	plain, err := gcm.Open(nil, nonce, box, []byte(discoveryMagic))
 	if err != nil {
-		return nil, fmt.Errorf("answer is sealed with another gossip key: give all nodes the same: %w", err)
+		return nil, fmt.Errorf("answer is not sealed with this node's gossip key: %w: %w", errKey, err)
 	}
 	return plain, nil
 }
@@ -328,7 +380,7 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// replayConn gives back the byte that was read to tell gossip from questions.
+// replayConn gives back the bytes that were read to tell gossip from questions.
 type replayConn struct {
 	net.Conn
 

@@ -88,6 +88,7 @@ func New(cfg Config) *Gateway {
 		grpc.ForceServerCodecV2(hybridCodec{encoding.GetCodecV2(proto.Name)}),
 		grpc.UnknownServiceHandler(g.unknown),
 		grpc.UnaryInterceptor(g.endAdmin),
+		grpc.StreamInterceptor(g.endWatches),
 		grpc.MaxRecvMsgSize(receiveBytesMax),
 		grpc.MaxSendMsgSize(receiveBytesMax),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -211,6 +212,32 @@ func (g *Gateway) endAdmin(ctx context.Context, req any, info *grpc.UnaryServerI
 	}
 	return resp, err
 }
+
+// endWatches ends the streams that watch the node's health when Stop begins: they last for ever, and
+// Stop would wait for them as for calls.
+func (g *Gateway) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if info.FullMethod != healthv1.Health_Watch_FullMethodName {
+		return handler(srv, stream)
+	}
+	ctx, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(g.stopping, cancel)()
+	err := handler(srv, &watchStream{stream, ctx})
+	if g.stopping.Err() != nil {
+		return errStopping
+	}
+	return err
+}
+
+// watchStream is a stream with a context of its own.
+type watchStream struct {
+	grpc.ServerStream
+
+	ctx context.Context //nolint:containedctx // the stream's
+}
+
+// Context implements grpc.ServerStream.
+func (w *watchStream) Context() context.Context { return w.ctx }
 
 // unknown takes calls of services that this node does not run: another node may.
 func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {

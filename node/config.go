@@ -114,15 +114,17 @@ func (c Config) Validate() error {
 	if c.Replicas < 1 || c.Replicas > 7 || c.Replicas%2 == 0 {
 		errs = append(errs, fmt.Errorf("--replicas %d: must be 1, 3, 5 or 7 (an even number survives no more failures than one less)", c.Replicas))
 	}
-	for flag, addr := range map[string]string{"grpc": c.GRPC, "peer": c.Peer, "gossip": c.Gossip, "http": c.HTTP, "admin": c.Admin} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
-			errs = append(errs, fmt.Errorf("--%s %q: must be HOST:PORT: %w", flag, addr, err))
+	for _, a := range []struct{ flag, addr string }{
+		{"grpc", c.GRPC}, {"peer", c.Peer}, {"gossip", c.Gossip}, {"http", c.HTTP}, {"admin", c.Admin},
+	} {
+		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+			errs = append(errs, fmt.Errorf("--%s %q: must be HOST:PORT: %w", a.flag, a.addr, err))
 		}
 	}
 	switch len(c.GossipKey) {
 	case 0, 16, 24, 32:
 	default:
-		errs = append(errs, fmt.Errorf("gossip key: must be 16, 24 or 32 bytes, is %d", len(c.GossipKey)))
+		errs = append(errs, fmt.Errorf("--gossip-key-file: a key must be 16, 24 or 32 bytes, is %d", len(c.GossipKey)))
 	}
 	for _, d := range []struct {
 		flag  string
@@ -132,10 +134,14 @@ func (c Config) Validate() error {
 		{"ring-dead-after", c.RingDeadAfter},
 		{"leader-stable", c.LeaderStable},
 		{"drain-timeout", c.DrainTimeout},
+		{"tick", c.Tick},
 	} {
 		if d.value < 0 {
 			errs = append(errs, fmt.Errorf("--%s %s: must not be negative", d.flag, d.value))
 		}
+	}
+	if c.MemoryLimit < 0 {
+		errs = append(errs, fmt.Errorf("--memory-limit %d: must not be negative", c.MemoryLimit))
 	}
 	seen := make(map[string]bool)
 	for _, class := range c.Classes {

@@ -75,7 +75,7 @@ func (n *Node) enter(ctx context.Context) error {
 	defer tick.Stop()
 	last := ""
 	for {
-		v, answer, why := decide(n.cfg.Bootstrap, askAll(ctx, n.cfg.Join, n.cfg.GossipKey, n.cfg.Name))
+		v, answer, why := decide(n.cfg.Bootstrap, askAll(ctx, n.cfg.Join, n.cfg.GossipKey, n.gossip.ID()))
 		switch v {
 		case verdictJoin:
 			n.log.Info("joining cluster", slog.String("cluster_id", answer.ClusterID), slog.String("through", answer.Name))
@@ -102,7 +102,8 @@ func (n *Node) enter(ctx context.Context) error {
 }
 
 // askAll asks every seed at once. A seed that turns out to be this node itself, as in a list shared
-// by all nodes, says nothing about others and is left out.
+// by all nodes, says nothing about others and is left out. It is known by its listener: another node
+// may have been given the same name by mistake.
 func askAll(ctx context.Context, seeds []string, key []byte, self string) []seedReply {
 	replies := make([]seedReply, len(seeds))
 	done := make(chan struct{})
@@ -117,7 +118,7 @@ func askAll(ctx context.Context, seeds []string, key []byte, self string) []seed
 		<-done
 	}
 	return slices.DeleteFunc(replies, func(r seedReply) bool {
-		return r.Err == nil && r.Answer.ClusterID == "" && r.Answer.Name == self
+		return r.Err == nil && r.Answer.Listener == self
 	})
 }
 

@@ -49,6 +49,8 @@ type factsView struct {
 type refreshRound struct {
 	done chan struct{}
 	err  error
+	// abandoned says that it ended with the context of who began it, which is no answer to others.
+	abandoned bool
 }
 
 // newFactsCache starts from the stored copy, which may be empty.
@@ -119,28 +121,40 @@ func (c *factsCache) Missing(have []string) []string {
 	return missing
 }
 
-// Refresh implements router.Facts: it asks the object that keeps the facts. Callers that come
-// while a round is under way share it, which is sound for "is there anything new since I was
-// told": the revision they were told of was committed before they asked only if the round began
-// later, so they join the next one when their own began too early for them; the router asks again
-// by itself.
+// Refresh implements router.Facts: it asks the object that keeps the facts. All who come while a
+// round is under way share the next one: that round itself may have read the facts before what they
+// were told of was committed.
 func (c *factsCache) Refresh(ctx context.Context) error {
-	c.mu.Lock()
-	round := c.mu.refresh
-	if round != nil {
+	var early *refreshRound
+	for first := true; ; first = false {
+		c.mu.Lock()
+		round := c.mu.refresh
+		if round == nil {
+			return c.beginRefreshLocked(ctx)
+		}
 		c.mu.Unlock()
+		if first {
+			early = round
+		}
 		select {
 		case <-round.done:
-			return round.err
+			if round != early && !round.abandoned {
+				return round.err
+			}
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
 	}
-	round = &refreshRound{done: make(chan struct{})}
+}
+
+// beginRefreshLocked is a round of its own. It releases the lock.
+func (c *factsCache) beginRefreshLocked(ctx context.Context) error {
+	round := &refreshRound{done: make(chan struct{})}
 	c.mu.refresh = round
 	c.mu.Unlock()
 
 	round.err = c.ask(ctx, "Facts", &systemv1.FactsRequest{KnownRevision: c.Revision()})
+	round.abandoned = round.err != nil && ctx.Err() != nil
 	c.mu.Lock()
 	c.mu.refresh = nil
 	c.mu.Unlock()
@@ -176,11 +190,25 @@ func (c *factsCache) learn(resp *systemv1.FactsResponse) error {
 	case c.changed <- struct{}{}:
 	default: // A poke is already waiting.
 	}
-	body, err := proto.Marshal(resp)
-	if err != nil {
-		return fmt.Errorf("encode cluster facts: %w", err)
+	return c.store()
+}
+
+// store writes down what is known, and again when more became known meanwhile: whoever is last to
+// write has written the latest.
+func (c *factsCache) store() error {
+	for {
+		v := c.view.Load()
+		body, err := proto.Marshal(&systemv1.FactsResponse{Revision: v.revision, Facts: v.facts})
+		if err != nil {
+			return fmt.Errorf("encode cluster facts: %w", err)
+		}
+		if err := c.save(body); err != nil {
+			return err
+		}
+		if c.view.Load() == v {
+			return nil
+		}
 	}
-	return c.save(body)
 }
 
 // callSystem calls a method of the System object through the router, as any caller would.

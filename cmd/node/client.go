@@ -22,7 +22,7 @@ import (
 
 // addrFlag is in every command that talks to a cluster.
 type addrFlag struct {
-	Addr    string        `help:"gRPC address of any node." default:"127.0.0.1:7070" placeholder:"HOST:PORT"`
+	Addr    string        `help:"gRPC address of any node." default:"127.0.0.1:7070"`
 	Timeout time.Duration `help:"How long to wait for an answer." default:"30s"`
 }
 
@@ -414,7 +414,7 @@ func replicasOn(st *holdfastv1.StatusResponse, id string) int {
 }
 
 type healthCmd struct {
-	Admin string `help:"Admin address of the node." default:"127.0.0.1:7080" placeholder:"HOST:PORT"`
+	Admin string `help:"Admin address of the node." default:"127.0.0.1:7080"`
 }
 
 // Run implements the command.

@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string, e env) int {
 		kong.Name("holdfast"),
 		kong.Description("Durable Objects on your own machines: small single-threaded objects, each with a name, private durable storage and exactly one owner in the cluster.\n\nEvery flag of dev and serve can also be given as HOLDFAST_… in the environment (--data-dir as HOLDFAST_DATA_DIR)."),
 		kong.DefaultEnvars("HOLDFAST"),
-		kong.Configuration(kongyaml.Loader),
+		kong.Configuration(loadConfig),
 		kong.Writers(e.stdout, e.stderr),
 		kong.Exit(func(code int) { exited = code }),
 		kong.UsageOnError(),
@@ -84,12 +84,29 @@ func run(ctx context.Context, args []string, e env) int {
 	case err == nil:
 		return exitDone
 	case errors.As(err, &usage):
-		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\nRun 'holdfast %s --help'.\n", err, kctx.Command())
+		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\nRun 'holdfast %s --help'.\n", err, kctx.Selected().Name)
 		return exitUsage
 	default:
 		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\n", err)
 		return exitFailed
 	}
+}
+
+// loadConfig reads a file of flags. The environment wins over it, which kong by itself has the other
+// way round.
+func loadConfig(r io.Reader) (kong.Resolver, error) {
+	file, err := kongyaml.Loader(r)
+	if err != nil {
+		return nil, err
+	}
+	return kong.ResolverFunc(func(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
+		for _, name := range flag.Envs {
+			if _, ok := os.LookupEnv(name); ok {
+				return nil, nil
+			}
+		}
+		return file.Resolve(ctx, parent, flag)
+	}), nil
 }
 
 // usageError is a command line that parses but makes no sense.

@@ -30,7 +30,7 @@ type devCmd struct {
 	listenFlags
 
 	Path    string `arg:"" optional:"" help:"A wrangler project to run (not yet supported)."`
-	DataDir string `help:"Where the data lives." default:".holdfast" placeholder:"DIR"`
+	DataDir string `help:"Where the data lives." default:".holdfast"`
 	Shards  int    `help:"How many shards a new cluster has; fixed for ever." default:"256"`
 	GRPC    string `name:"grpc" help:"Public gRPC address." default:"127.0.0.1:7070"`
 	Peer    string `help:"Address for other nodes." default:"127.0.0.1:0"`

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// dev is a node of one's own, run by the command line.
+type dev struct {
+	t           *testing.T
+	grpc, admin string
+	stop        func() (status int, stderr string)
+}
+
+func startDev(t *testing.T, dir string) *dev {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	out, in := io.Pipe()
+	var stderr bytes.Buffer
+	exited := make(chan int, 1)
+	go func() {
+		args := []string{
+			"dev", "--data-dir", dir, "--shards", "2", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--drain-timeout", "5s",
+		}
+		code := run(ctx, args, env{stdout: in, stderr: &stderr})
+		_ = in.Close()
+		exited <- code
+	}()
+	d := &dev{t: t, stop: func() (int, string) { cancel(); return <-exited, stderr.String() }}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		cancel()
+		t.Fatalf("exit status %d: %s", <-exited, &stderr)
+	}
+	ready := regexp.MustCompile(`^ready grpc=(127\.0\.0\.1:\d+) http=127\.0\.0\.1:\d+ admin=(127\.0\.0\.1:\d+)\n$`).FindStringSubmatch(line)
+	if ready == nil {
+		cancel()
+		<-exited
+		t.Fatalf("got %q, want the line that says where the node serves", line)
+	}
+	d.grpc, d.admin = ready[1], ready[2]
+	return d
+}
+
+// run runs a command against the node, and returns its exit status and what it printed.
+func (d *dev) run(args ...string) (status int, stdout, stderr string) {
+	d.t.Helper()
+	var out, errs bytes.Buffer
+	code := run(d.t.Context(), append(args, "--addr", d.grpc), env{stdout: &out, stderr: &errs})
+	return code, out.String(), errs.String()
+}
+
+// A node of one's own: called, looked into, stopped, and started again with what it had (P2).
+func TestDev(t *testing.T) { // not parallel: it tunes the process's garbage collector
+	dir := filepath.Join(t.TempDir(), "data")
+	d := startDev(t, dir)
+	for _, tt := range []struct {
+		args   []string
+		status int
+		stdout string // a pattern
+		stderr string // another
+	}{
+		{[]string{"call", "Counter", "x", "Increment", `{"amount":5}`}, 0, `^\{"value":"5"\}\n$`, `^$`},
+		{[]string{"call", "Counter", "x", "Get"}, 0, `^\{"value":"5"\}\n$`, `^$`},
+		{[]string{"call", "Counter", "", "Increment"}, 0, `^\{"value":"1"\}\n$`, `^$`},
+		{[]string{"call", "Other", "x", "Get"}, 1, `^$`, `^holdfast: UNKNOWN_CLASS: .*"Other"`},
+		{[]string{"call", "Counter", "x", "Nope"}, 1, `^$`, `^holdfast: UNKNOWN_METHOD: .*Nope`},
+		{[]string{"call", "Counter", "x", "Get", "{"}, 1, `^$`, `^holdfast: INVALID_ARGUMENT: `},
+		{[]string{"call", "Counter", "--id", "00", "Get"}, 1, `^$`, `^holdfast: INVALID_ID: id: .*64 hex digits`},
+		{[]string{"object", "Counter", "x"}, 0, `(?s)^id       [0-9a-f]{64}\nname     "x"\nshard    [01]\nowner    dev\nalarm    -\ncommits  1\n  "value" = 5\n$`, `^$`},
+		{[]string{"object", "Counter", "never"}, 1, `^$`, `UNKNOWN_OBJECT: .*does not exist`},
+		{[]string{"evict", "Counter", "x"}, 0, `^evicted\n$`, `^$`},
+		{[]string{"evict", "Counter", "never"}, 0, `^it was not in memory\n$`, `^$`},
+		{[]string{"remove", "nobody"}, 1, `^$`, `UNKNOWN_NODE: node "nobody": .*holdfast status`},
+		{[]string{"remove", "dev"}, 1, `^$`, `INVALID_ARGUMENT: node "dev": it is the last one alive`},
+		{[]string{"status"}, 0, `(?s)NODE .*\ndev .*alive  2 .*\n2 +dev +dev.*warning: 2 shards have one voter`, `^$`},
+		{[]string{"objects", "Counter", "--limit", "1"}, 0, `^[0-9a-f]{64} "x?"\n$`, `^$`},
+	} {
+		status, stdout, stderr := d.run(tt.args...)
+		if status != tt.status || !regexp.MustCompile(tt.stdout).MatchString(stdout) || !regexp.MustCompile(tt.stderr).MatchString(stderr) {
+			t.Errorf("%q: exit status %d\n%s%s", tt.args, status, stdout, stderr)
+		}
+	}
+	if _, list, _ := d.run("objects", "Counter"); strings.Count(list, "\n") != 2 || !strings.Contains(list, `"x"`) || !strings.Contains(list, `""`) {
+		t.Errorf("objects:\n%s", list)
+	}
+	var st struct {
+		Nodes  []struct{ Name string }
+		Shards []struct{ Owner string }
+	}
+	_, text, _ := d.run("status", "-o", "json")
+	if err := json.Unmarshal([]byte(text), &st); err != nil || len(st.Nodes) != 1 || len(st.Shards) != 2 || st.Shards[0].Owner != "dev" {
+		t.Errorf("%v: %s", err, text)
+	}
+	var out bytes.Buffer
+	if code := run(t.Context(), []string{"health", "--admin", d.admin}, env{stdout: &out, stderr: &out}); code != 0 || out.String() != "ready\n" {
+		t.Errorf("health: exit status %d, %s", code, &out)
+	}
+	if status, stderr := d.stop(); status != 0 {
+		t.Errorf("stopped with exit status %d: %s", status, stderr)
+	}
+
+	d = startDev(t, dir)
+	if _, got, _ := d.run("call", "Counter", "x", "Increment"); got != `{"value":"6"}`+"\n" {
+		t.Errorf("after a restart: got %s", got)
+	}
+	if status, stderr := d.stop(); status != 0 {
+		t.Errorf("stopped with exit status %d: %s", status, stderr)
+	}
+}
