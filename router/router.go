@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/fault"
@@ -249,6 +250,10 @@ func (r *Router) resolve(c *call) {
 	}
 	if len(req.Name) > frame.NameBytesMax {
 		c.fail(fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name)))
+		return
+	}
+	if !utf8.ValidString(req.Name) { // It could be stored, but not read back.
+		c.fail(fault.New(fault.InvalidArgument, "name %.64q: must be UTF-8", req.Name))
 		return
 	}
 	ns := r.namespace(c.class.UniqueKey)
