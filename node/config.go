@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -34,6 +35,9 @@ type Config struct {
 	// Advertise is the host name or IP that other nodes reach this one by. Default: the listen
 	// address where it names a host, else the machine's first private address.
 	Advertise string
+	// DialPeer reaches another node's peer port, for networks where a plain TCP dial, the default,
+	// does not. It must end with its context.
+	DialPeer func(ctx context.Context, addr string) (net.Conn, error)
 	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on every node. Empty: no encryption.
 	GossipKey []byte
 

@@ -164,6 +164,7 @@ func (n *Node) build() error {
 		Calls:       func(from placement.NodeID) frame.Handler { return &peerCalls{n: n, from: from} },
 		OnBroken:    n.peerBroken,
 		OnConnected: n.peerConnected,
+		Dial:        n.cfg.DialPeer,
 		Logger:      n.log,
 	})
 	n.host, err = replica.New(replica.Config{

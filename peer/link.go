@@ -46,7 +46,7 @@ func (l *link) conn() (*grpc.ClientConn, error) {
 	if !ok {
 		return nil, fmt.Errorf("node %s: no address is known", l.to)
 	}
-	return grpc.NewClient("passthrough:///"+addr, dialOptions()...)
+	return grpc.NewClient("passthrough:///"+addr, append(dialOptions(), grpc.WithContextDialer(l.peers.cfg.Dial))...)
 }
 
 // keep runs attempt again and again until the link ends, waiting longer after each that failed at

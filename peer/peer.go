@@ -67,7 +67,9 @@ type Config struct {
 	// dial either. OnConnected, that calls can be sent to it.
 	OnBroken    func(placement.NodeID)
 	OnConnected func(placement.NodeID)
-	Logger      *slog.Logger
+	// Dial reaches an address that Resolve returned: default a plain TCP dial.
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+	Logger *slog.Logger
 	// ProbeTimeout is how long the plain dial may take: default 50 ms.
 	ProbeTimeout time.Duration
 }
@@ -105,6 +107,9 @@ type Peers struct {
 func New(cfg Config) *Peers {
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = 50 * time.Millisecond
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = dialTCP
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -497,8 +502,9 @@ func (p *Peers) probe(node placement.NodeID) {
 		p.mu.Unlock()
 	}()
 	if addr, ok := p.cfg.Resolve(node); ok {
-		d := net.Dialer{Timeout: p.cfg.ProbeTimeout}
-		conn, err := d.DialContext(p.ctx, "tcp", addr)
+		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.ProbeTimeout)
+		conn, err := p.cfg.Dial(ctx, addr)
+		cancel()
 		if err == nil {
 			_ = conn.Close()
 			return
@@ -507,6 +513,10 @@ func (p *Peers) probe(node placement.NodeID) {
 	if p.ctx.Err() == nil && p.cfg.OnBroken != nil {
 		p.cfg.OnBroken(node)
 	}
+}
+
+func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 }
 
 func dialOptions() []grpc.DialOption {
