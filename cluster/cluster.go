@@ -89,6 +89,8 @@ type Cluster struct {
 	self    Member
 	members map[placement.NodeID]*Member
 	refused map[string]bool
+	// lastRefusal is why a node was last refused; kept for as long as this node is alone.
+	lastRefusal string
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -174,6 +176,19 @@ func (c *Cluster) Member(id placement.NodeID) (Member, bool) {
 	return *m, true
 }
 
+// Alone returns why this node sees no other that is alive, as far as that is because one was refused,
+// or "".
+func (c *Cluster) Alone() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.members {
+		if m.ID != c.cfg.Self.ID && m.State == Alive {
+			return ""
+		}
+	}
+	return c.lastRefusal
+}
+
 // Forget drops a member that was removed for good.
 func (c *Cluster) Forget(id placement.NodeID) {
 	c.mu.Lock()
@@ -219,6 +234,7 @@ func (c *Cluster) rejoin(ctx context.Context) {
 			}
 			if _, err := c.list.Join([]string{addr}); err != nil {
 				c.logger.Debug("join", slog.String("address", addr), slog.Any("error", err))
+				c.explain(ctx, addr)
 			}
 		}
 		select {
@@ -226,6 +242,15 @@ func (c *Cluster) rejoin(ctx context.Context) {
 			return
 		case <-t.C:
 		}
+	}
+}
+
+// explain says so when an address could not be joined because it is of another cluster: gossip
+// itself does not say why it was not taken.
+func (c *Cluster) explain(ctx context.Context, addr string) {
+	a, err := Ask(ctx, addr, c.cfg.Key)
+	if err == nil && a.ClusterID != "" && a.ClusterID != c.cfg.ClusterID {
+		_ = c.refuse(fmt.Errorf("node %s at %s is of cluster %s, this node of cluster %s: to join that one, start with an empty data directory", a.Name, addr, a.ClusterID, c.cfg.ClusterID))
 	}
 }
 
@@ -315,6 +340,7 @@ func (c *Cluster) refuse(err error) error {
 
 // refuseLocked logs a refusal the first time.
 func (c *Cluster) refuseLocked(err error) error {
+	c.lastRefusal = err.Error()
 	if !c.refused[err.Error()] && len(c.refused) < 1000 {
 		c.refused[err.Error()] = true
 		c.logger.Warn("refused a node", slog.Any("error", err))

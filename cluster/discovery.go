@@ -31,6 +31,8 @@ const (
 	discoveryTimeout  = 3 * time.Second
 	answerBytesMax    = 64 << 10
 	discoveryInFlight = 16
+	labelMagic        = 0xF4
+	foreignSaidMax    = 100 // refusals that are logged
 )
 
 // Answer is what a node says of its cluster to one that asks before joining.
@@ -63,6 +65,9 @@ type Listener struct {
 	down     chan struct{} // closed when the inner transport hands over nothing more
 	once     sync.Once
 	wg       sync.WaitGroup
+
+	mu   sync.Mutex
+	said map[string]bool // refusals that have been logged
 }
 
 // Listen opens the gossip port (TCP and UDP) on bind, HOST:PORT, port 0 for any. The key, when
@@ -70,7 +75,7 @@ type Listener struct {
 func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 	host, port, err := splitHostPort(bind)
 	if err != nil {
-		return nil, fmt.Errorf("gossip address %q: %w", bind, err)
+		return nil, fmt.Errorf("--gossip %q: %w", bind, err)
 	}
 	if host == "" {
 		host = "0.0.0.0"
@@ -81,7 +86,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 		Logger:    slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listen for gossip on %s: %w", bind, err)
+		return nil, fmt.Errorf("--gossip %s: %w", bind, err)
 	}
 	l := &Listener{
 		NetTransport: inner,
@@ -92,6 +97,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 		slots:        make(chan struct{}, discoveryInFlight),
 		stop:         make(chan struct{}),
 		down:         make(chan struct{}),
+		said:         make(map[string]bool),
 	}
 	l.answer.Store(&Answer{})
 	l.wg.Go(l.sortConns)
@@ -189,15 +195,56 @@ func (l *Listener) sortConn(c net.Conn) {
 		l.answerConn(c)
 		return
 	}
+	head := first
+	if first[0] == labelMagic {
+		var ok bool
+		if head, ok = l.readLabel(c, first); !ok {
+			_ = c.Close()
+			return
+		}
+	}
 	_ = c.SetReadDeadline(time.Time{})
 	if !l.attached.Load() {
 		_ = c.Close()
 		return
 	}
 	select {
-	case l.conns <- &replayConn{Conn: c, head: first}:
+	case l.conns <- &replayConn{Conn: c, head: head}:
 	case <-l.stop:
 		_ = c.Close()
+	}
+}
+
+// readLabel reads on to the end of the label, which is the sender's cluster id, and returns all that
+// it has read. A node of another cluster is refused here: memberlist would not say so aloud.
+func (l *Listener) readLabel(c net.Conn, head []byte) ([]byte, bool) {
+	size := make([]byte, 1)
+	if _, err := io.ReadFull(c, size); err != nil {
+		return nil, false
+	}
+	label := make([]byte, size[0])
+	if _, err := io.ReadFull(c, label); err != nil {
+		return nil, false
+	}
+	own := l.answer.Load().ClusterID
+	if own != "" && string(label) != own {
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		l.sayForeign(fmt.Sprintf("a node at %s is of cluster %.64q, this one of cluster %s: to join this one, it has to start with an empty data directory", host, label, own))
+		return nil, false
+	}
+	return append(append(head, size...), label...), true
+}
+
+// sayForeign logs a refusal the first time.
+func (l *Listener) sayForeign(text string) {
+	l.mu.Lock()
+	said := l.said[text] || len(l.said) >= foreignSaidMax
+	if !said {
+		l.said[text] = true
+	}
+	l.mu.Unlock()
+	if !said {
+		l.logger.Warn("refused a node", slog.String("error", text))
 	}
 }
 
@@ -268,6 +315,12 @@ func Ask(ctx context.Context, seed string, key []byte) (Answer, error) {
 	return a, nil
 }
 
+// CheckAddress says what is wrong with a gossip address, HOST or HOST:PORT.
+func CheckAddress(addr string) error {
+	_, _, err := splitHostPort(addr)
+	return err
+}
+
 // splitHostPort reads HOST or HOST:PORT.
 func splitHostPort(addr string) (string, int, error) {
 	host, portText, err := net.SplitHostPort(addr)
@@ -280,7 +333,7 @@ func splitHostPort(addr string) (string, int, error) {
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil {
-		return "", 0, fmt.Errorf("port %q: %w", portText, err)
+		return "", 0, fmt.Errorf("port %q: must be a number up to 65535", portText)
 	}
 	return host, int(port), nil
 }

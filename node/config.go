@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/cluster"
 	"github.com/holdfast-io/holdfast/placement"
 )
 
@@ -115,8 +117,16 @@ func (c Config) Validate() error {
 		errs = append(errs, fmt.Errorf("--replicas %d: must be 1, 3, 5 or 7 (an even number survives no more failures than one less)", c.Replicas))
 	}
 	for flag, addr := range map[string]string{"grpc": c.GRPC, "peer": c.Peer, "gossip": c.Gossip, "http": c.HTTP, "admin": c.Admin} {
-		if _, _, err := net.SplitHostPort(addr); err != nil {
+		_, port, err := net.SplitHostPort(addr)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("--%s %q: must be HOST:PORT: %w", flag, addr, err))
+		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			errs = append(errs, fmt.Errorf("--%s %q: the port must be a number up to 65535", flag, addr))
+		}
+	}
+	for _, seed := range c.Join {
+		if err := cluster.CheckAddress(seed); err != nil {
+			errs = append(errs, fmt.Errorf("--join %q: must be HOST or HOST:PORT: %w", seed, err))
 		}
 	}
 	switch len(c.GossipKey) {

@@ -67,6 +67,8 @@ type Node struct {
 	done     chan struct{} // closed when the node has ended by itself
 	waiting  atomic.Pointer[string]
 	stopping atomic.Bool // Close has begun
+	// gossiping is cluster, for those who may look before it is there.
+	gossiping atomic.Pointer[cluster.Cluster]
 
 	mu    sync.Mutex
 	cause error // why it ended by itself
@@ -211,6 +213,7 @@ func (n *Node) run() error {
 	if err != nil {
 		return err
 	}
+	n.gossiping.Store(n.cluster)
 	n.wg.Go(func() { n.watch(known.Ring) })
 	n.wg.Go(n.join)
 	return nil
@@ -369,7 +372,11 @@ func (n *Node) setWaiting(why string) { n.waiting.Store(&why) }
 func (n *Node) readiness() (bool, []string) {
 	var reasons []string
 	if why := *n.waiting.Load(); why != "" {
-		return false, []string{why}
+		reasons = append(reasons, why)
+		if c := n.gossiping.Load(); c != nil && c.Alone() != "" {
+			reasons = append(reasons, c.Alone())
+		}
+		return false, reasons
 	}
 	if missing := n.missingClasses(); len(missing) > 0 {
 		reasons = append(reasons, fmt.Sprintf("this node lacks the classes %v of the cluster and so owns nothing: start it with a binary that has them", missing))
