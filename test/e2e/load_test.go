@@ -25,6 +25,7 @@ type load struct {
 	stop    atomic.Bool
 	wg      sync.WaitGroup
 	calls   atomic.Int64
+	acked   atomic.Int64
 	failed  sync.Map // reason to count: calls that failed for longer than their retry
 	unknown atomic.Int64
 }
@@ -65,6 +66,16 @@ func (l *load) run(callers int) {
 	}
 }
 
+// waitAcked waits until so many more calls are acknowledged.
+func (l *load) waitAcked(more int64) {
+	l.t.Helper()
+	want := l.acked.Load() + more
+	waitFor(l.t, "calls to be acknowledged", 30*time.Second, func() (bool, string) {
+		got := l.acked.Load()
+		return got >= want, fmt.Sprintf("%d of %d", got, want)
+	})
+}
+
 func (l *load) finish() {
 	l.stop.Store(true)
 	l.wg.Wait()
@@ -82,6 +93,7 @@ func (l *load) increment(rng *rand.Rand, i int) {
 		l.calls.Add(1)
 		if err == nil {
 			o.answered(resp.GetValue())
+			l.acked.Add(1)
 			return
 		}
 		switch status.Code(err) {
@@ -171,7 +183,7 @@ func TestThreeNodesAnswerRight(t *testing.T) {
 	nodes := threeNodes(t)
 	l := newLoad(t, nodes, 1000)
 	l.run(64)
-	<-time.After(3 * time.Second)
+	l.waitAcked(15_000)
 	l.finish()
 	l.check()
 	if n := l.unknown.Load(); n != 0 {
@@ -188,10 +200,11 @@ func TestKillUnderLoad(t *testing.T) {
 	l := newLoad(t, survivors, 300)
 	owned := ownedBy(t, l, survivors[0], victim.name)
 	l.run(64)
-	<-time.After(2 * time.Second)
+	l.waitAcked(10_000)
 	l.watch(owned)
 	victim.kill()
-	<-time.After(5 * time.Second)
+	l.waitAnswered(owned)
+	l.waitAcked(10_000)
 	pauses := l.unwatch(owned)
 	t.Logf("pause of %d killed objects: median %s, worst %s", len(pauses), pauses[len(pauses)/2], pauses[len(pauses)-1])
 	// How long it takes is measured by the benchmarks; here it must only end.
@@ -202,7 +215,7 @@ func TestKillUnderLoad(t *testing.T) {
 	victim.start()
 	victim.waitReady()
 	waitSpread(t, survivors[0], 3)
-	<-time.After(time.Second)
+	l.waitAcked(1000)
 	l.finish()
 	if n := l.unknown.Load() - before; n != 0 {
 		t.Errorf("%d calls of unknown outcome while the node came back", n)
@@ -236,6 +249,23 @@ func (l *load) watch(objects []int) {
 		o.watched, o.pause, o.last = true, 0, time.Now()
 		o.mu.Unlock()
 	}
+}
+
+// waitAnswered waits until each of the objects was answered since it is watched.
+func (l *load) waitAnswered(objects []int) {
+	l.t.Helper()
+	waitFor(l.t, "an answer of every object", 30*time.Second, func() (bool, string) {
+		for _, i := range objects {
+			o := &l.objects[i]
+			o.mu.Lock()
+			answered := o.pause > 0
+			o.mu.Unlock()
+			if !answered {
+				return false, l.name(i)
+			}
+		}
+		return true, ""
+	})
 }
 
 // unwatch returns the longest pause of each object, ascending. Each is called several times a
