@@ -166,6 +166,7 @@ func (n *Node) build() error {
 		Calls:       func(from placement.NodeID) frame.Handler { return &peerCalls{n: n, from: from} },
 		OnBroken:    n.peerBroken,
 		OnConnected: n.peerConnected,
+		OnOldCopy:   n.fail,
 		Dial:        n.cfg.DialPeer,
 		Logger:      n.log,
 	})

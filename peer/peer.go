@@ -55,8 +55,12 @@ type Config struct {
 	Revision func() uint64
 	// Resolve returns where a node listens for others.
 	Resolve func(placement.NodeID) (addr string, ok bool)
-	// Admit refuses a node, with an error that says why to both sides. Called on every stream.
+	// Admit refuses a node, with an error that says why to both sides. Called on every stream. An
+	// error that is ErrOldCopy makes the other side's OnOldCopy be called.
 	Admit func(Hello) error
+	// OnOldCopy is told that another node has seen a later boot of this one: this process runs on an
+	// old copy of its disk.
+	OnOldCopy func(error)
 	// Raft takes a frame and keeps it. It must not block for long.
 	Raft func(from placement.NodeID, data []byte)
 	// Snapshot takes a shard's state and returns when it is installed.
@@ -72,6 +76,23 @@ type Config struct {
 	Logger *slog.Logger
 	// ProbeTimeout is how long the plain dial may take: default 50 ms.
 	ProbeTimeout time.Duration
+}
+
+// ErrOldCopy is why a node is refused that runs on an old copy of its disk.
+var ErrOldCopy = errors.New("the node runs on an old copy of its disk")
+
+// refusalCode tells the two kinds of refusals apart on the wire.
+func refusalCode(err error) codes.Code {
+	if errors.Is(err, ErrOldCopy) {
+		return codes.DataLoss
+	}
+	return codes.FailedPrecondition
+}
+
+// isRefusal says whether the other side refused this node.
+func isRefusal(err error) bool {
+	code := status.Code(err)
+	return code == codes.FailedPrecondition || code == codes.DataLoss
 }
 
 // Bounds and times.
@@ -366,7 +387,7 @@ func (p *Peers) accept(stream grpc.ServerStream) (Hello, error) {
 	h, err := p.check(md)
 	if err != nil {
 		p.sayOnce(refusedByUs, h.Node, err)
-		return h, status.Error(codes.FailedPrecondition, err.Error())
+		return h, status.Error(refusalCode(err), err.Error())
 	}
 	return h, stream.SendHeader(p.hello())
 }
