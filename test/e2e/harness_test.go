@@ -236,14 +236,16 @@ func waitFor(t *testing.T, what string, limit time.Duration, cond func() (bool, 
 	}
 }
 
+type nodeStatus struct {
+	Name, ID, State string
+	Owns            int
+}
+
 type clusterStatus struct {
 	ClusterID string `json:"cluster_id"`
-	Nodes     []struct {
-		Name, ID, State string
-		Owns            int
-	}
-	Warnings []string
-	Shards   []struct {
+	Nodes     []nodeStatus
+	Warnings  []string
+	Shards    []struct {
 		ID               int
 		Owner            string
 		Voters, Learners []string

@@ -20,6 +20,7 @@ import (
 // load increments counters through all the nodes, and remembers every answer.
 type load struct {
 	t       *testing.T
+	prefix  string
 	clients []counterv1.CounterClient
 	objects []loadObject
 	stop    atomic.Bool
@@ -40,9 +41,12 @@ type loadObject struct {
 	watched bool
 }
 
+// loads counts them, so that no two use the same objects.
+var loads atomic.Int64
+
 func newLoad(t *testing.T, nodes []*process, objects int) *load {
 	t.Helper()
-	l := &load{t: t, objects: make([]loadObject, objects)}
+	l := &load{t: t, prefix: fmt.Sprintf("load%d", loads.Add(1)), objects: make([]loadObject, objects)}
 	for _, p := range nodes {
 		l.clients = append(l.clients, counterv1.NewCounterClient(p.conn()))
 	}
@@ -52,7 +56,7 @@ func newLoad(t *testing.T, nodes []*process, objects int) *load {
 	return l
 }
 
-func (l *load) name(i int) string { return fmt.Sprintf("load-%d", i) }
+func (l *load) name(i int) string { return fmt.Sprintf("%s-%d", l.prefix, i) }
 
 // run starts callers; each calls one counter after another. They stop with finish.
 func (l *load) run(callers int) {
@@ -281,26 +285,4 @@ func (l *load) unwatch(objects []int) []time.Duration {
 	}
 	slices.Sort(out)
 	return out
-}
-
-// TestFourthAndFifthNode: nodes join and are removed again under load.
-func TestFourthAndFifthNode(t *testing.T) {
-	nodes := threeNodes(t)
-	l := newLoad(t, nodes, 200)
-	l.run(16)
-	for _, name := range []string{"n4", "n5"} {
-		p := newProcess(t, name, "--join", nodes[0].ports["gossip"])
-		p.start()
-		p.waitReady()
-		nodes = append(nodes, p)
-	}
-	waitSpread(t, nodes[0], 5)
-	for _, name := range []string{"n4", "n5"} {
-		if out, errs, code := holdfast("remove", name, "--addr", nodes[0].ports["grpc"]); code != 0 {
-			t.Fatalf("remove %s: exit %d: %s%s", name, code, out, errs)
-		}
-	}
-	waitSpread(t, nodes[0], 3)
-	l.finish()
-	l.check()
 }
