@@ -10,12 +10,14 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -76,17 +78,34 @@ type process struct {
 	ended error // how it did, once it has
 }
 
-// freePorts returns so many loopback addresses that were free a moment ago.
+// givenPorts are those that freePorts has returned: a test may give one up for a while.
+var givenPorts sync.Map
+
+// freePorts returns so many loopback addresses that nobody listens on. They lie below the range from
+// which systems take the ports of outgoing connections: a process that is restarted finds its own
+// free again.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for tries := 0; len(out) < n; tries++ {
+		if tries > 1000 {
+			t.Fatal("no free ports")
 		}
-		defer func() { _ = l.Close() }()
-		out = append(out, l.Addr().String())
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if _, given := givenPorts.LoadOrStore(addr, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		u, err := net.ListenPacket("udp", addr)
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = u.Close()
+		out = append(out, addr)
 	}
 	return out
 }

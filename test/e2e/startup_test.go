@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -240,13 +239,4 @@ func TestGossipKey(t *testing.T) {
 		t.Errorf("nodes: %+v, %v", s.Nodes, err)
 	}
 	ours.answers("a", 1)
-}
-
-// closed says whether nobody listens at an address.
-func closed(addr string) bool {
-	c, err := net.DialTimeout("tcp", addr, time.Second)
-	if err == nil {
-		_ = c.Close()
-	}
-	return err != nil
 }
