@@ -91,6 +91,8 @@ type Cluster struct {
 	self    Member
 	members map[placement.NodeID]*Member
 	refused map[string]bool
+	// lastRefusal is why a node was last refused; kept for as long as this node is alone.
+	lastRefusal string
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -177,6 +179,19 @@ func (c *Cluster) Member(id placement.NodeID) (Member, bool) {
 		return Member{}, false
 	}
 	return *m, true
+}
+
+// Alone returns why this node sees no other that is alive, as far as that is because one was refused,
+// or "".
+func (c *Cluster) Alone() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.members {
+		if m.ID != c.cfg.Self.ID && m.State == Alive {
+			return ""
+		}
+	}
+	return c.lastRefusal
 }
 
 // Forget drops a member that was removed for good.
@@ -350,6 +365,7 @@ func (c *Cluster) refuse(err error) error {
 
 // refuseLocked logs a refusal the first time.
 func (c *Cluster) refuseLocked(err error) error {
+	c.lastRefusal = err.Error()
 	if !c.refused[err.Error()] && len(c.refused) < 1000 {
 		c.refused[err.Error()] = true
 		c.logger.Warn("refused a node", slog.Any("error", err))

@@ -320,6 +320,12 @@ func Ask(ctx context.Context, seed string, key []byte) (Answer, error) {
 	return a, nil
 }
 
+// CheckAddress says what is wrong with a gossip address, HOST or HOST:PORT.
+func CheckAddress(addr string) error {
+	_, _, err := splitHostPort(addr)
+	return err
+}
+
 // splitHostPort reads HOST or HOST:PORT.
 func splitHostPort(addr string) (string, int, error) {
 	host, portText, err := net.SplitHostPort(addr)
@@ -332,7 +338,7 @@ func splitHostPort(addr string) (string, int, error) {
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil {
-		return "", 0, fmt.Errorf("port %q: %w", portText, err)
+		return "", 0, fmt.Errorf("port %q: must be a number up to 65535", portText)
 	}
 	return host, int(port), nil
 }

@@ -6,6 +6,8 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -243,7 +245,9 @@ func (w *watchStream) Context() context.Context { return w.ctx }
 func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	var in rawMessage
-	if err := stream.RecvMsg(&in); err != nil {
+	if err := stream.RecvMsg(&in); errors.Is(err, io.EOF) {
+		return fault.New(fault.InvalidArgument, "%s: send one message, the request; got none", method)
+	} else if err != nil {
 		return err
 	}
 	out, err := g.call(stream.Context(), method, in.data)

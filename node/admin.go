@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -289,6 +290,7 @@ func (a *adminServer) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (
 		out.Classes = append(out.Classes, &holdfastv1.Class{Name: c.GetName(), Service: c.GetService(), UniqueKey: c.GetUniqueKey()})
 	}
 	out.Warnings = append(out.Warnings, durability(best)...)
+	out.Warnings = append(out.Warnings, n.deadVoters(best, members)...)
 	return out, nil
 }
 
@@ -303,6 +305,30 @@ func noLeadWarning(m *cluster.Member) string {
 	default:
 		return fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name)
 	}
+}
+
+// deadVoters says which voters are dead, and how many of the others each shard needs: a dead node
+// keeps its seat.
+func (n *Node) deadVoters(views []*replica.ShardStatus, members []cluster.Member) []string {
+	alive := make(map[placement.NodeID]bool)
+	for i := range members {
+		alive[members[i].ID] = members[i].State == cluster.Alive
+	}
+	shards := make(map[string]int)
+	for _, v := range views {
+		if v == nil {
+			continue
+		}
+		dead := slices.DeleteFunc(slices.Clone(v.Voters), func(id placement.NodeID) bool { return alive[id] })
+		if len(dead) > 0 {
+			shards[fmt.Sprintf("have voters that are dead, %s: %d of the %d voters must answer", strings.Join(n.names(dead), ", "), len(v.Voters)/2+1, len(v.Voters))]++
+		}
+	}
+	var out []string
+	for _, text := range slices.Sorted(maps.Keys(shards)) {
+		out = append(out, fmt.Sprintf("%d shards %s", shards[text], text))
+	}
+	return out
 }
 
 // durability says how much an acknowledged write survives, when that is less than it could be.

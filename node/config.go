@@ -1,16 +1,19 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"regexp"
+	"strconv"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/cluster"
 	"github.com/holdfast-io/holdfast/placement"
 )
 
@@ -36,6 +39,9 @@ type Config struct {
 	// Advertise is the host name or IP that other nodes reach this one by. Default: the listen
 	// address where it names a host, else the machine's first private address.
 	Advertise string
+	// DialPeer reaches another node's peer port, for networks where a plain TCP dial, the default,
+	// does not. It must end with its context.
+	DialPeer func(ctx context.Context, addr string) (net.Conn, error)
 	// GossipKey encrypts gossip: 16, 24 or 32 bytes, the same on every node. Empty: no encryption.
 	GossipKey []byte
 
@@ -117,8 +123,16 @@ func (c Config) Validate() error {
 	for _, a := range []struct{ flag, addr string }{
 		{"grpc", c.GRPC}, {"peer", c.Peer}, {"gossip", c.Gossip}, {"http", c.HTTP}, {"admin", c.Admin},
 	} {
-		if _, _, err := net.SplitHostPort(a.addr); err != nil {
+		_, port, err := net.SplitHostPort(a.addr)
+		if err != nil {
 			errs = append(errs, fmt.Errorf("--%s %q: must be HOST:PORT: %w", a.flag, a.addr, err))
+		} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+			errs = append(errs, fmt.Errorf("--%s %q: the port must be a number up to 65535", a.flag, a.addr))
+		}
+	}
+	for _, seed := range c.Join {
+		if err := cluster.CheckAddress(seed); err != nil {
+			errs = append(errs, fmt.Errorf("--join %q: must be HOST or HOST:PORT: %w", seed, err))
 		}
 	}
 	switch len(c.GossipKey) {

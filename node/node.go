@@ -80,6 +80,8 @@ type Node struct {
 	stalled chan struct{}  // closed when its disk does not answer
 	stops   sync.WaitGroup // what Close did not wait for
 	waiting atomic.Pointer[string]
+	// gossiping is cluster, for those who may look before it is there.
+	gossiping atomic.Pointer[cluster.Cluster]
 
 	mu    sync.Mutex
 	cause error // why it ended by itself
@@ -177,6 +179,8 @@ func (n *Node) build() error {
 		Calls:       func(from placement.NodeID) frame.Handler { return &peerCalls{n: n, from: from} },
 		OnBroken:    n.peerBroken,
 		OnConnected: n.peerConnected,
+		OnOldCopy:   n.fail,
+		Dial:        n.cfg.DialPeer,
 		Logger:      n.log,
 	})
 	n.host, err = replica.New(replica.Config{
@@ -225,6 +229,7 @@ func (n *Node) run() error {
 	if err != nil {
 		return err
 	}
+	n.gossiping.Store(n.cluster)
 	n.wg.Go(func() { n.watch(known.Ring) })
 	n.wg.Go(n.join)
 	return nil
@@ -432,7 +437,11 @@ func (n *Node) setWaiting(why string) { n.waiting.Store(&why) }
 func (n *Node) readiness() (bool, []string) {
 	var reasons []string
 	if why := *n.waiting.Load(); why != "" {
-		return false, []string{why}
+		reasons = append(reasons, why)
+		if c := n.gossiping.Load(); c != nil && c.Alone() != "" {
+			reasons = append(reasons, c.Alone())
+		}
+		return false, reasons
 	}
 	if missing := n.missingClasses(); len(missing) > 0 {
 		reasons = append(reasons, fmt.Sprintf("this node lacks the classes %v of the cluster and so owns nothing: start it with a binary that has them", missing))

@@ -423,6 +423,21 @@ type bootSeen struct {
 	Nonce string `json:"nonce"`
 }
 
+// oldCopyError is why a node on an old copy of its disk is refused.
+type oldCopyError struct {
+	hello peer.Hello
+	seen  uint64
+}
+
+// Error implements error.
+func (e *oldCopyError) Error() string {
+	return fmt.Sprintf("node %s (%s) runs on an old copy of its disk: boot %d after boot %d was seen; start it with an empty data directory, and it joins as a new node",
+		e.hello.Name, e.hello.Node, e.hello.Boot, e.seen)
+}
+
+// Is says that it is peer.ErrOldCopy.
+func (*oldCopyError) Is(target error) bool { return target == peer.ErrOldCopy }
+
 func (b *bootBook) admit(h peer.Hello) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -444,7 +459,7 @@ func (b *bootBook) admit(h peer.Hello) error {
 	}
 	switch {
 	case h.Boot < last.Boot, h.Boot == last.Boot && h.Nonce != last.Nonce:
-		return fmt.Errorf("node %s (%s) runs on an old copy of its disk: boot %d after boot %d was seen; start it with an empty data directory, and it joins as a new node", h.Name, h.Node, h.Boot, last.Boot)
+		return &oldCopyError{h, last.Boot}
 	case h.Boot == last.Boot:
 		return nil
 	}

@@ -46,7 +46,7 @@ func (l *link) conn() (*grpc.ClientConn, error) {
 	if !ok {
 		return nil, fmt.Errorf("node %s: no address is known", l.to)
 	}
-	return grpc.NewClient("passthrough:///"+addr, dialOptions()...)
+	return grpc.NewClient("passthrough:///"+addr, append(dialOptions(), grpc.WithContextDialer(l.peers.cfg.Dial))...)
 }
 
 // keep runs attempt again and again until the link ends, waiting longer after each that failed at
@@ -61,8 +61,11 @@ func (l *link) keep(attempt func() (stood bool, err error)) {
 		case stood:
 			wait = retryMin
 			l.peers.broke(l.to)
-		case status.Code(err) == codes.FailedPrecondition:
+		case isRefusal(err):
 			l.peers.sayOnce(refusedByPeer, l.to, err)
+			if status.Code(err) == codes.DataLoss && l.peers.cfg.OnOldCopy != nil {
+				l.peers.cfg.OnOldCopy(errors.New(status.Convert(err).Message()))
+			}
 			wait = refusedRetry
 		}
 		t := time.NewTimer(wait)
@@ -111,7 +114,7 @@ func (l *link) runCalls() {
 		}
 		if err := l.greet(stream.Header); err != nil {
 			// The refusal's own words come with the end of the stream.
-			if _, reason := stream.Recv(); status.Code(reason) == codes.FailedPrecondition {
+			if _, reason := stream.Recv(); isRefusal(reason) {
 				err = reason
 			}
 			return false, err

@@ -55,8 +55,12 @@ type Config struct {
 	Revision func() uint64
 	// Resolve returns where a node listens for others.
 	Resolve func(placement.NodeID) (addr string, ok bool)
-	// Admit refuses a node, with an error that says why to both sides. Called on every stream.
+	// Admit refuses a node, with an error that says why to both sides. Called on every stream. An
+	// error that is ErrOldCopy makes the other side's OnOldCopy be called.
 	Admit func(Hello) error
+	// OnOldCopy is told that another node has seen a later boot of this one: this process runs on an
+	// old copy of its disk.
+	OnOldCopy func(error)
 	// Raft takes a frame and keeps it. It must not block for long.
 	Raft func(from placement.NodeID, data []byte)
 	// Snapshot takes a shard's state and returns when it is installed.
@@ -67,9 +71,28 @@ type Config struct {
 	// dial either. OnConnected, that calls can be sent to it.
 	OnBroken    func(placement.NodeID)
 	OnConnected func(placement.NodeID)
-	Logger      *slog.Logger
+	// Dial reaches an address that Resolve returned: default a plain TCP dial.
+	Dial   func(ctx context.Context, addr string) (net.Conn, error)
+	Logger *slog.Logger
 	// ProbeTimeout is how long the plain dial may take: default 50 ms.
 	ProbeTimeout time.Duration
+}
+
+// ErrOldCopy is why a node is refused that runs on an old copy of its disk.
+var ErrOldCopy = errors.New("the node runs on an old copy of its disk")
+
+// refusalCode tells the two kinds of refusals apart on the wire.
+func refusalCode(err error) codes.Code {
+	if errors.Is(err, ErrOldCopy) {
+		return codes.DataLoss
+	}
+	return codes.FailedPrecondition
+}
+
+// isRefusal says whether the other side refused this node.
+func isRefusal(err error) bool {
+	code := status.Code(err)
+	return code == codes.FailedPrecondition || code == codes.DataLoss
 }
 
 // Bounds and times.
@@ -105,6 +128,9 @@ type Peers struct {
 func New(cfg Config) *Peers {
 	if cfg.ProbeTimeout == 0 {
 		cfg.ProbeTimeout = 50 * time.Millisecond
+	}
+	if cfg.Dial == nil {
+		cfg.Dial = dialTCP
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -361,7 +387,7 @@ func (p *Peers) accept(stream grpc.ServerStream) (Hello, error) {
 	h, err := p.check(md)
 	if err != nil {
 		p.sayOnce(refusedByUs, h.Node, err)
-		return h, status.Error(codes.FailedPrecondition, err.Error())
+		return h, status.Error(refusalCode(err), err.Error())
 	}
 	return h, stream.SendHeader(p.hello())
 }
@@ -497,8 +523,9 @@ func (p *Peers) probe(node placement.NodeID) {
 		p.mu.Unlock()
 	}()
 	if addr, ok := p.cfg.Resolve(node); ok {
-		d := net.Dialer{Timeout: p.cfg.ProbeTimeout}
-		conn, err := d.DialContext(p.ctx, "tcp", addr)
+		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.ProbeTimeout)
+		conn, err := p.cfg.Dial(ctx, addr)
+		cancel()
 		if err == nil {
 			_ = conn.Close()
 			return
@@ -507,6 +534,10 @@ func (p *Peers) probe(node placement.NodeID) {
 	if p.ctx.Err() == nil && p.cfg.OnBroken != nil {
 		p.cfg.OnBroken(node)
 	}
+}
+
+func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
+	return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
 }
 
 func dialOptions() []grpc.DialOption {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
@@ -53,6 +54,9 @@ func (c *call) locate(class ClassFacts) error {
 	}
 	if len(req.Name) > frame.NameBytesMax {
 		return fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name))
+	}
+	if !utf8.ValidString(req.Name) { // It could be stored, but not read back.
+		return fault.New(fault.InvalidArgument, "name %.64q: must be UTF-8", req.Name)
 	}
 	ns := c.r.namespace(class.UniqueKey)
 	id := req.ID

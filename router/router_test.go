@@ -813,13 +813,20 @@ func TestMalformedObjectsAreRefused(t *testing.T) {
 		if text := w.route(long).fails(fault.InvalidArgument); !strings.Contains(text, "name") || !strings.Contains(text, "65536") {
 			t.Errorf("got %s", text)
 		}
+		for _, name := range []string{"\xff", "a\xc3"} {
+			garbled := named()
+			garbled.Name = name
+			if text := w.route(garbled).fails(fault.InvalidArgument); !strings.Contains(text, "name") || !strings.Contains(text, "UTF-8") {
+				t.Errorf("got %s", text)
+			}
+		}
 		if len(w.delivered()) > 0 || len(w.sent()) > 0 {
 			t.Error("a refused call was tried")
 		}
 		for s := range placement.ShardID(shards) {
 			w.leaders[s] = owner{self, 1}
 		}
-		for _, name := range []string{"", strings.Repeat("x", 64<<10), "\xff"} {
+		for _, name := range []string{"", strings.Repeat("x", 64<<10), "\x00 ü"} {
 			req := named()
 			req.Name = name
 			w.route(req).says("")

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
 	kongyaml "github.com/alecthomas/kong-yaml"
@@ -53,6 +54,12 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, e env) int {
+	for _, arg := range args {
+		if !utf8.ValidString(arg) { // The parser would put something else in its place.
+			_, _ = fmt.Fprintf(e.stderr, "holdfast: argument %.64q: must be UTF-8\n", arg)
+			return exitUsage
+		}
+	}
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c,

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -111,6 +112,9 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	node.TuneRuntime(cfg.MemoryLimit)
 	n, err := node.Start(ctx, cfg)
 	if err != nil {
+		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+			return nil // It was told to stop while it waited for a cluster.
+		}
 		return err
 	}
 	if err := n.WaitReady(ctx); err == nil {

@@ -7,25 +7,41 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// binary is built once for all tests.
-var binary string
+// The binaries are built once for all tests: the stock one, and one with the classes of the tests.
+var stock, testnode string
+
+var nodeRace = flag.Bool("node-race", false, "build the nodes with the race detector too; a race is in the log of a node that fails")
 
 func TestMain(m *testing.M) {
-	os.Exit(run(m))
+	flag.Parse()
+	code := run(m)
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
 
 func run(m *testing.M) int {
@@ -34,8 +50,12 @@ func run(m *testing.M) int {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	binary = filepath.Join(dir, "holdfast")
-	build := exec.Command("go", "build", "-o", binary, "../../cmd/node")
+	stock, testnode = filepath.Join(dir, "node"), filepath.Join(dir, "testnode")
+	args := []string{"build", "-o", dir + "/"}
+	if *nodeRace {
+		args = append(args, "-race")
+	}
+	build := exec.Command("go", append(args, "../../cmd/node", "./internal/testnode")...)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
 		panic(err)
@@ -46,6 +66,7 @@ func run(m *testing.M) int {
 // process is one node, started and restarted on the same ports.
 type process struct {
 	t     *testing.T
+	bin   string
 	name  string
 	dir   string
 	ports map[string]string // flag to address
@@ -57,17 +78,34 @@ type process struct {
 	ended error // how it did, once it has
 }
 
-// freePorts returns so many loopback addresses that were free a moment ago.
+// givenPorts are those that freePorts has returned: a test may give one up for a while.
+var givenPorts sync.Map
+
+// freePorts returns so many loopback addresses that nobody listens on. They lie below the range from
+// which systems take the ports of outgoing connections: a process that is restarted finds its own
+// free again.
 func freePorts(t *testing.T, n int) []string {
 	t.Helper()
 	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for tries := 0; len(out) < n; tries++ {
+		if tries > 1000 {
+			t.Fatal("no free ports")
 		}
-		defer func() { _ = l.Close() }()
-		out = append(out, l.Addr().String())
+		addr := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000))
+		if _, given := givenPorts.LoadOrStore(addr, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		u, err := net.ListenPacket("udp", addr)
+		_ = l.Close()
+		if err != nil {
+			continue
+		}
+		_ = u.Close()
+		out = append(out, addr)
 	}
 	return out
 }
@@ -75,7 +113,7 @@ func freePorts(t *testing.T, n int) []string {
 func newProcess(t *testing.T, name string, args ...string) *process {
 	t.Helper()
 	dir := t.TempDir()
-	p := &process{t: t, name: name, dir: filepath.Join(dir, "data"), ports: make(map[string]string), args: args}
+	p := &process{t: t, bin: stock, name: name, dir: filepath.Join(dir, "data"), ports: make(map[string]string), args: args}
 	for i, addr := range freePorts(t, 5) {
 		p.ports[[]string{"grpc", "peer", "gossip", "http", "admin"}[i]] = addr
 	}
@@ -109,7 +147,7 @@ func (p *process) start() {
 	for flag, addr := range p.ports {
 		args = append(args, "--"+flag, addr)
 	}
-	p.cmd = exec.Command(binary, append(args, p.args...)...)
+	p.cmd = exec.Command(p.bin, append(args, p.args...)...)
 	p.cmd.Stderr = p.log
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
@@ -168,12 +206,17 @@ func (p *process) signal(sig syscall.Signal) {
 
 func (p *process) conn() *grpc.ClientConn {
 	p.t.Helper()
-	conn, err := grpc.NewClient("passthrough:///"+p.ports["grpc"], grpc.WithTransportCredentials(insecure.NewCredentials()),
+	return dial(p.t, p.ports["grpc"])
+}
+
+func dial(t *testing.T, addr string) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(64<<20)))
 	if err != nil {
-		p.t.Fatal(err)
+		t.Fatal(err)
 	}
-	p.t.Cleanup(func() { _ = conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return conn
 }
 
@@ -181,7 +224,7 @@ func (p *process) conn() *grpc.ClientConn {
 func holdfast(args ...string) (stdout, stderr string, code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, stock, args...)
 	var out, errs strings.Builder
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	err := cmd.Run()
@@ -212,12 +255,16 @@ func waitFor(t *testing.T, what string, limit time.Duration, cond func() (bool, 
 	}
 }
 
+type nodeStatus struct {
+	Name, ID, State string
+	Owns            int
+}
+
 type clusterStatus struct {
-	Nodes []struct {
-		Name, ID, State string
-		Owns            int
-	}
-	Shards []struct {
+	ClusterID string `json:"cluster_id"`
+	Nodes     []nodeStatus
+	Warnings  []string
+	Shards    []struct {
 		ID               int
 		Owner            string
 		Voters, Learners []string
@@ -234,6 +281,33 @@ func (p *process) status() (clusterStatus, error) {
 	return s, json.Unmarshal([]byte(out), &s)
 }
 
+// id returns a node's id by its name.
+func (s clusterStatus) id(name string) string {
+	for _, n := range s.Nodes {
+		if n.Name == name && n.State == "alive" {
+			return n.ID
+		}
+	}
+	return ""
+}
+
+// spread says whether every shard has three voters on living nodes, and so many nodes own shards.
+func (s clusterStatus) spread(nodes int) (bool, string) {
+	for _, n := range s.Nodes {
+		if n.State != "alive" && n.State != "removed" {
+			return false, fmt.Sprintf("%+v", n)
+		}
+	}
+	owners := make(map[string]int)
+	for _, sh := range s.Shards {
+		if len(sh.Voters) != 3 || len(sh.Learners) != 0 || sh.Owner == "" || sh.Moving != "" {
+			return false, fmt.Sprintf("%+v", sh)
+		}
+		owners[sh.Owner]++
+	}
+	return len(owners) == nodes, fmt.Sprint(owners)
+}
+
 // waitSpread waits until every shard has three voters and all the nodes own their part.
 func waitSpread(t *testing.T, through *process, nodes int) {
 	t.Helper()
@@ -242,46 +316,107 @@ func waitSpread(t *testing.T, through *process, nodes int) {
 		if err != nil {
 			return false, err.Error()
 		}
-		owners := make(map[string]int)
-		for _, sh := range s.Shards {
-			if len(sh.Voters) != 3 || len(sh.Learners) != 0 || sh.Owner == "" || sh.Moving != "" {
-				return false, fmt.Sprintf("%+v", sh)
-			}
-			owners[sh.Owner]++
-		}
-		return len(owners) == nodes, fmt.Sprint(owners)
+		return s.spread(nodes)
 	})
 }
 
 // threeNodes starts a cluster of three and waits until it is spread.
 func threeNodes(t *testing.T) []*process {
 	t.Helper()
-	n1 := newProcess(t, "n1", "--bootstrap")
-	nodes := []*process{n1}
-	n1.start()
-	for _, name := range []string{"n2", "n3"} {
-		p := newProcess(t, name, "--join", n1.ports["gossip"])
-		p.start()
+	return startNodes(t, prepareNodes(t, stock, 3))
+}
+
+// prepareNodes returns nodes that are to be a cluster: each has the others as its seeds, and the
+// first creates it, so that no emptied directory makes a second one.
+func prepareNodes(t *testing.T, bin string, count int, args ...string) []*process {
+	t.Helper()
+	var nodes []*process
+	for i := range count {
+		p := newProcess(t, fmt.Sprintf("n%d", i+1), args...)
+		p.bin = bin
 		nodes = append(nodes, p)
+	}
+	nodes[0].args = append(nodes[0].args, "--bootstrap")
+	for _, p := range nodes {
+		var seeds []string
+		for _, other := range nodes {
+			if other != p {
+				seeds = append(seeds, other.ports["gossip"])
+			}
+		}
+		p.args = append(p.args, "--join", strings.Join(seeds, ","))
+	}
+	return nodes
+}
+
+func startNodes(t *testing.T, nodes []*process) []*process {
+	t.Helper()
+	for _, p := range nodes {
+		p.start()
 	}
 	for _, p := range nodes {
 		p.waitReady()
 	}
-	waitSpread(t, n1, 3)
+	waitSpread(t, nodes[0], len(nodes))
 	return nodes
 }
 
-// garbage sends what no protocol would to a port.
-func garbage(t *testing.T, addr string) {
-	t.Helper()
-	for _, text := range []string{"\x00\x00\x00\x00", "GET / HTTP/1.1\r\n\r\n", strings.Repeat("\xff", 100000)} {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			t.Fatalf("dial %s: %v", addr, err)
-		}
-		_ = c.SetDeadline(time.Now().Add(time.Second))
-		_, _ = c.Write([]byte(text))
-		_, _ = c.Read(make([]byte, 100))
-		_ = c.Close()
+// alive fails the test when the process has ended by itself.
+func (p *process) alive() {
+	p.t.Helper()
+	select {
+	case err := <-p.done:
+		p.done <- err
+		p.dumpLog()
+		p.t.Errorf("%s has ended: %v", p.name, err)
+	default:
 	}
+}
+
+// waitEnd waits until the process ends by itself, and returns its exit status.
+func (p *process) waitEnd(limit time.Duration) int {
+	p.t.Helper()
+	select {
+	case p.ended = <-p.done:
+	case <-time.After(limit):
+		p.t.Fatalf("%s has not ended after %s", p.name, limit)
+	}
+	code := p.cmd.ProcessState.ExitCode()
+	p.cmd = nil
+	return code
+}
+
+// said says whether the process has logged the text, since it was first started.
+func (p *process) said(text string) bool { return p.saidSince(0, text) }
+
+func (p *process) saidSince(offset int64, text string) bool {
+	raw, err := os.ReadFile(p.log.Name())
+	return err == nil && strings.Contains(string(raw[min(offset, int64(len(raw))):]), text)
+}
+
+// logged is how much the process has logged.
+func (p *process) logged() int64 {
+	info, err := os.Stat(p.log.Name())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// waitSaid waits until the process has logged the text.
+func (p *process) waitSaid(text string) {
+	p.t.Helper()
+	waitFor(p.t, fmt.Sprintf("%s to say %q", p.name, text), 20*time.Second, func() (bool, string) { return p.said(text), "it did not" })
+}
+
+// get asks the admin port.
+func (p *process) get(path string) (code int, body string, err error) {
+	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + p.ports["admin"] + path)
+	if err != nil {
+		return 0, "", err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	raw, err := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(raw), err
 }
