@@ -132,7 +132,6 @@ type Host struct {
 	late       map[placement.NodeID]bool // did not answer in time lately
 	items      []confirmItem             // scratch
 	others     []replicaAddr             // scratch
-	waveTimer  *time.Timer               // wakes the loop when a wave has been out for too long
 	spare      inbox
 	dirty      []*Group
 	isDirty    map[*Group]bool
@@ -141,8 +140,11 @@ type Host struct {
 	broken     map[placement.NodeID]bool // see PeerBroken
 	sending    int                       // snapshots
 	snapshots  []queuedSnapshot
+	offers     []func() // received snapshots that wait for the batch to land
 	handOver   bool
 	age        int // ticks
+	shell      shell
+	sabotage   sabotage
 
 	ticks    atomic.Int32
 	begun    atomic.Uint64 // synced writes
@@ -235,7 +237,9 @@ func New(cfg Config) (*Host, error) {
 		broken: make(map[placement.NodeID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
+	h.shell = goroutines{h}
 	for _, w := range []*wave{&h.wave, &h.asks} {
+		w.clock = time.Now
 		w.timer = time.AfterFunc(time.Hour, h.poke)
 		w.timer.Stop()
 	}

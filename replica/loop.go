@@ -38,7 +38,7 @@ func (h *Host) run() {
 			return
 		case h.ctx.Err() != nil:
 			done = nil
-		case !h.flying && len(h.dirty) > 0:
+		case h.more():
 			continue
 		}
 		select {
@@ -48,18 +48,27 @@ func (h *Host) run() {
 	}
 }
 
+// more says that the next round need not wait for anything to come in.
+func (h *Host) more() bool {
+	return !h.flying && len(h.dirty) > 0
+}
+
 // sync waits for the disk, so that the loop need not.
 func (h *Host) sync() {
 	for range h.flights {
-		if err := h.batch.Sync(); err != nil {
-			panic(fmt.Sprintf("replica: %v", err)) // Pebble has reported it as fatal.
-		}
-		h.finished.Add(1)
-		h.mu.Lock()
-		h.mu.in.landed = true
-		h.mu.Unlock()
-		h.poke()
+		h.syncBatch()
 	}
+}
+
+func (h *Host) syncBatch() {
+	if err := h.batch.Sync(); err != nil {
+		panic(fmt.Sprintf("replica: %v", err)) // Pebble has reported it as fatal.
+	}
+	h.finished.Add(1)
+	h.mu.Lock()
+	h.mu.in.landed = true
+	h.mu.Unlock()
+	h.poke()
 }
 
 // campaignAlone makes this node the owner at once of every shard of which it is the only voter:
@@ -79,6 +88,11 @@ func (h *Host) round() {
 	in := h.swap()
 	if in.landed {
 		h.land()
+		offers := h.offers
+		h.offers = nil
+		for _, offer := range offers {
+			offer()
+		}
 	}
 	for range h.ticks.Swap(0) {
 		h.tickGroups()
@@ -221,21 +235,6 @@ func (h *Host) process() {
 	h.sendMessages(h.active...)
 	h.commit(sync)
 	h.fences.Trim()
-}
-
-// awaitLanding waits for the disk, for what can't wait for its turn.
-func (h *Host) awaitLanding() {
-	for h.flying {
-		<-h.wake
-		h.mu.Lock()
-		landed := h.mu.in.landed
-		h.mu.in.landed = false
-		h.mu.Unlock()
-		if landed {
-			h.land()
-		}
-	}
-	h.poke() // What else the wake was for is still to be looked at.
 }
 
 // prepare adds what a group wants written to the batch. Whatever can fail because of what an entry
