@@ -87,6 +87,7 @@ type Group struct {
 	self  placement.NodeID
 	owner Owner
 	sole  *atomic.Uint64 // see Host.ConfirmNow
+	hooks *hooks         // the Host's
 
 	rn      *raft.RawNode
 	log     groupLog
@@ -210,6 +211,11 @@ func (g *Group) flush() {
 			}
 		} else {
 			g.inFlight = append(g.inFlight, entryInFlight{batch, g.wave.join()})
+			if g.hooks.answerBeforeCommit {
+				for _, p := range batch {
+					p.settler.Committed(p.seg.Sequence)
+				}
+			}
 		}
 		payload, batch = nil, nil
 	}
@@ -319,7 +325,9 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 	if n := len(rd.CommittedEntries); n > 0 {
 		last := rd.CommittedEntries[n-1]
 		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
-		b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
+		if !g.hooks.confChangeTwice || last.GetType() != raftpb.EntryConfChangeV2 {
+			b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
+		}
 	}
 	if len(rd.Entries) > 0 {
 		g.writeEntries(b, rd.Entries)
@@ -571,12 +579,13 @@ func caughtUp(match, commit uint64) bool { return match+lagMax >= commit }
 // need to bring followers up to date without a snapshot: a run of entries always, and as leader
 // what active followers lack, up to a bound.
 func (g *Group) truncatable() indexTerm {
-	if g.applied.Index <= g.log.trunc.Index+2*logKeepEntries && g.log.bytes <= 2*logKeepBytes {
+	keep := g.hooks.keepEntries
+	if g.applied.Index <= g.log.trunc.Index+2*keep && g.log.bytes <= 2*logKeepBytes {
 		return indexTerm{}
 	}
 	to := g.applied.Index
-	if to > logKeepEntries && g.log.bytes <= 2*logKeepBytes {
-		to -= logKeepEntries
+	if to > keep && g.log.bytes <= 2*logKeepBytes {
+		to -= keep
 	}
 	if g.leader && g.log.bytes <= 4*logKeepBytes {
 		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {

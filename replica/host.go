@@ -144,7 +144,7 @@ type Host struct {
 	handOver   bool
 	age        int // ticks
 	shell      shell
-	sabotage   sabotage
+	hooks      hooks
 
 	ticks    atomic.Int32
 	begun    atomic.Uint64 // synced writes
@@ -237,7 +237,7 @@ func New(cfg Config) (*Host, error) {
 		broken: make(map[placement.NodeID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
-	h.shell = goroutines{h}
+	h.shell, h.hooks.keepEntries = goroutines{h}, logKeepEntries
 	for _, w := range []*wave{&h.wave, &h.asks} {
 		w.clock = time.Now
 		w.timer = time.AfterFunc(time.Hour, h.poke)
@@ -536,6 +536,7 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		wave:    &h.wave,
 		asks:    &h.asks,
 		affirms: make(affirms),
+		hooks:   &h.hooks,
 		heard:   make(map[uint64]placement.NodeID),
 		refused: make(map[incarnation]struct{}),
 	}

@@ -45,9 +45,11 @@ func (s goroutines) stream(snap *storage.Snapshot, to placement.NodeID, header s
 	})
 }
 
-// sabotage breaks the code on purpose, so that tests can show that the simulation finds it. Only
-// they can set it.
-type sabotage struct {
+// hooks are what only tests change: how early the log is truncated, and ways to break the code on
+// purpose, which show that the simulation would find such a fault.
+type hooks struct {
+	keepEntries uint64
+
 	dropFsync              bool // acknowledge what is not on disk
 	answerBeforeCommit     bool // open the output gate when a segment is proposed
 	unconfirmedRead        bool // answer a read without asking anybody

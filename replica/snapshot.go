@@ -132,6 +132,9 @@ func cutHeader(snap *storage.Snapshot, g *Group, m *raftpb.Message) (snapshotHea
 	if err := readUints("applied index", raw, &header.at.Index, &header.at.Term); err != nil {
 		return header, err
 	}
+	if g.hooks.snapshotWithoutApplied {
+		header.at = g.applied
+	}
 	raw, _, err = snap.Get(storage.DescriptorKey(g.shard))
 	if err != nil {
 		return header, err
