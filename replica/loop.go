@@ -335,7 +335,7 @@ func (h *Host) finish(g *Group) {
 	h.guard(g, g.advance)
 	h.publish(g)
 	if g.gone {
-		h.destroy(g, g.desc.NextID)
+		h.destroy(g, g.desc.nextIDOn(g.self))
 		return
 	}
 	if g.failed == nil && g.rn.HasReady() {
@@ -538,13 +538,7 @@ func (h *Host) answerAsk(from placement.NodeID, p *packet) {
 
 // tellTooOld tells a replica that it was removed. Another may already have been added in its place.
 func (h *Host) tellTooOld(g *Group, node placement.NodeID, id uint64) {
-	next := g.desc.NextID
-	for _, r := range g.desc.Replicas {
-		if r.Node == node {
-			next = r.ID
-		}
-	}
-	h.queuePacket(node, &packet{kind: kindTooOld, shard: g.shard, to: id, from: g.id, generation: g.desc.Generation, nextID: next}, 64)
+	h.queuePacket(node, &packet{kind: kindTooOld, shard: g.shard, to: id, from: g.id, generation: g.desc.Generation, nextID: g.desc.nextIDOn(node)}, 64)
 }
 
 func (h *Host) takeTooOld(p *packet) {
