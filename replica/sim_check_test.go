@@ -172,6 +172,9 @@ func (o *oracle) judge(a oracleAnswer) bool {
 		o.sim.stats.reads++
 	} else {
 		o.sim.stats.writes++
+		if o.sim.calm {
+			o.sim.calmWrites++
+		}
 	}
 	return true
 }

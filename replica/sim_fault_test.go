@@ -225,7 +225,7 @@ func (s *simulation) bears(desc *descriptor, lost *simNode) bool {
 // mend ends all faults, so that the cluster must come to rest as it should.
 func (s *simulation) mend() {
 	s.tracef(nil, "calm")
-	s.calm = true
+	s.calm, s.calmSince = true, s.now
 	s.heal()
 	s.weather = simWeather{}
 	for _, n := range s.nodes {
@@ -237,6 +237,12 @@ func (s *simulation) mend() {
 
 // unrest says why the cluster has not come to rest, or nothing.
 func (s *simulation) unrest() string {
+	if s.now < s.calmSince+calmCalls {
+		return "clients are calling"
+	}
+	if s.calmWrites == 0 {
+		return "no write was acknowledged"
+	}
 	if n := len(s.oracle.orphans); n > 0 {
 		return fmt.Sprintf("P2: %d calls were answered with what is nowhere committed, call %d the first", n, s.oracle.orphans[0].call.id)
 	}

@@ -384,6 +384,9 @@ func (o *simObject) lose() {
 // client makes calls, one after another, for ever.
 func (s *simulation) client() {
 	s.at(s.between(time.Millisecond, 60*time.Millisecond), "client", func() {
+		if s.calm && s.now > s.calmSince+calmCalls*3/4 {
+			return
+		}
 		s.client()
 		shard, object := placement.ShardID(s.rng.IntN(s.shards)), s.rng.IntN(s.objects) //nolint:gosec // small
 		var owners []*simNode

@@ -71,8 +71,12 @@ func (st *simStats) String() string {
 	return b.String()
 }
 
-// calmMax is how long a mended cluster may take to come to rest.
-const calmMax = 120 * time.Second
+const (
+	// calmCalls is how long clients go on calling a mended cluster.
+	calmCalls = 4 * time.Second
+	// calmMax is how long it may take to come to rest.
+	calmMax = 120 * time.Second
+)
 
 // simulate runs a seed and returns what it is remembered by, and what it has found.
 func simulate(t *testing.T, cfg simConfig, stats *simStats) (uint64, error) {

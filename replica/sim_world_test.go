@@ -59,12 +59,15 @@ type simulation struct {
 	shards  int
 	objects int // per shard
 	weather simWeather
-	calm    bool // no more faults
 	nodes   []*simNode
 	ring    []placement.NodeID
 	removed map[placement.NodeID]bool
 	oracle  *oracle
 	nextID  uint64 // of writes
+
+	calm       bool // no more faults
+	calmSince  time.Duration
+	calmWrites int // acknowledged since
 
 	electionTicks, heartbeatTicks int
 	keepEntries                   uint64
