@@ -578,7 +578,12 @@ func (h *Host) tickGroups() {
 			continue
 		}
 		if g.applied.Index == 0 {
-			continue // It knows no configuration yet, and so no time.
+			// It knows no configuration yet, and so no time. A late message may have created it after
+			// its removal: then nobody else would ever collect it.
+			if g.quiet++; g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+				h.ask(g, kindAsk)
+			}
+			continue
 		}
 		h.guard(g, g.rn.Tick)
 		if g.failed != nil {
