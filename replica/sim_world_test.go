@@ -297,6 +297,7 @@ func (s *simulation) start(n *simNode) {
 	n.backlog, n.offers, n.outbox = nil, nil, nil
 	n.pausedUntil, n.turnDue, n.crashed, n.wasFull = 0, false, "", n.full
 	n.checked = make([]simChecked, s.shards)
+	clear(n.hinted)
 	ok := n.guarded(func() {
 		store, err := n.disk.Open()
 		if err != nil {
@@ -450,14 +451,12 @@ func (n *simNode) hint(about placement.NodeID, d time.Duration) {
 	n.hinted[about] = true
 	n.on(d, "broken", func() {
 		n.host.PeerBroken(about)
-		n.turn()
-	})
-	n.sim.at(d+n.sim.between(100*time.Millisecond, 3*time.Second), "connected", func() {
-		n.hinted[about] = false
-		if n.host != nil {
+		n.on(n.sim.between(100*time.Millisecond, 3*time.Second), "connected", func() {
+			n.hinted[about] = false
 			n.host.PeerConnected(about)
 			n.turnSoon()
-		}
+		})
+		n.turn()
 	})
 }
 
