@@ -577,10 +577,11 @@ func (h *Host) tickGroups() {
 			}
 			continue
 		}
+		g.quiet++
 		if g.applied.Index == 0 {
 			// It knows no configuration yet, and so no time. A late message may have created it after
 			// its removal: then nobody else would ever collect it.
-			if g.quiet++; g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+			if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
 				h.ask(g, kindAsk)
 			}
 			continue
@@ -589,7 +590,6 @@ func (h *Host) tickGroups() {
 		if g.failed != nil {
 			continue
 		}
-		g.quiet++
 		if g.leader {
 			g.quiet = 0
 			g.settling = max(g.settling-1, 0)
@@ -608,22 +608,19 @@ func (h *Host) tickGroups() {
 	}
 }
 
-// ask asks every other node that the descriptor names whether this replica was removed, or says
-// that it has stopped. When the descriptor can't be read, it asks everybody.
+// ask asks whether this replica was removed, or says that it has stopped: to every other node that
+// its descriptor names, and, since none of those may be left, to everybody who lives.
 func (h *Host) ask(g *Group, kind byte) {
 	p := packet{kind: kind, shard: g.shard, from: g.id, generation: g.desc.Generation}
-	if len(g.desc.Replicas) == 0 {
-		for node, live := range h.membership.Live {
-			if live && node != g.self {
-				h.queuePacket(node, &p, 64)
-			}
-		}
-		return
-	}
 	for _, r := range g.desc.Replicas {
 		if r.Node != g.self {
-			p.to = r.ID
 			h.queuePacket(r.Node, &p, 64)
+		}
+	}
+	for node, live := range h.membership.Live {
+		named := slices.ContainsFunc(g.desc.Replicas, func(r replicaAddr) bool { return r.Node == node })
+		if live && !named && node != g.self {
+			h.queuePacket(node, &p, 64)
 		}
 	}
 }
