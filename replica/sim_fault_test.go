@@ -208,6 +208,9 @@ func (s *simulation) bears(desc *descriptor, lost *simNode) bool {
 	if desc.Generation == 0 {
 		return false
 	}
+	if len(desc.Conf.Voters) < 3 && slices.ContainsFunc(desc.Replicas, func(r replicaAddr) bool { return r.Node == lost.id }) {
+		return false // It may be about to become one of two voters.
+	}
 	for _, voters := range [][]uint64{desc.Conf.Voters, desc.Conf.VotersOutgoing} {
 		gone := 0
 		for _, id := range voters {
@@ -237,7 +240,7 @@ func (s *simulation) mend() {
 
 // unrest says why the cluster has not come to rest, or nothing.
 func (s *simulation) unrest() string {
-	if s.now < s.calmSince+calmCalls {
+	if s.now < s.calmSince+calmCalls+time.Second {
 		return "clients are calling"
 	}
 	if s.calmWrites == 0 {

@@ -384,7 +384,7 @@ func (o *simObject) lose() {
 // client makes calls, one after another, for ever.
 func (s *simulation) client() {
 	s.at(s.between(time.Millisecond, 60*time.Millisecond), "client", func() {
-		if s.calm && s.now > s.calmSince+calmCalls*3/4 {
+		if s.calm && s.now > s.calmSince+calmCalls && s.calmWrites > 0 {
 			return
 		}
 		s.client()

@@ -128,7 +128,7 @@ func newSimulation(cfg simConfig, stats *simStats) *simulation {
 	s.objects = 1 + s.rng.IntN(3)
 	s.electionTicks = 5 + s.rng.IntN(6)
 	s.heartbeatTicks = 1 + s.rng.IntN(3)
-	s.keepEntries = uint64(20 + s.rng.IntN(40)) //nolint:gosec // not negative
+	s.keepEntries = uint64(25 + s.rng.IntN(50)) //nolint:gosec // not negative
 	s.oracle = newOracle(s)
 	s.changeWeather()
 	for range 1 + s.rng.IntN(4) {
