@@ -124,7 +124,8 @@ type Group struct {
 	stable   int // ticks for which the ring has wished the same owner
 	wish     []placement.NodeID
 	moving   string // what is under way, in words
-	gone     bool   // removed: to be destroyed
+	gone     bool   // removed: to be collected when that is settled
+	changed  uint64 // where the log ended when the membership last changed
 	failed   error  // stopped: this replica can't go on
 	ready    raft.Ready
 	settled  []settled // to be told Readable when the batch is written
@@ -517,17 +518,25 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 	g.setDescriptor(g.desc.change(added, conf))
 	g.settling = settlingTicks
 	g.markSole()
+	g.changed = g.log.last.Index
 	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
-	if !g.desc.contains(g.id) {
-		g.gone = true
-	}
 	return nil
 }
+
+// membershipSettled says that this replica owns the shard and that a majority of its voters has the
+// latest change of membership applied on disk: they have acknowledged an entry that was proposed
+// after this leader had applied the change, and with such an entry comes the word that the change is
+// committed. From then on no election needs the vote of a replica that the change has removed.
+//
+// Before that it may: a voter that has the change in its log and does not know that it is committed
+// still counts by the old configuration.
+func (g *Group) membershipSettled() bool { return g.ownTerm != 0 && g.applied.Index > g.changed }
 
 // setDescriptor takes a descriptor and what follows from it.
 func (g *Group) setDescriptor(d descriptor) {
 	g.desc = d
 	g.voters = d.Conf.jointConfig()
+	g.gone = !d.contains(g.id)
 }
 
 // tellReadable tells the objects what the store shows now.

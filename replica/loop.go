@@ -334,10 +334,6 @@ func (h *Host) finish(g *Group) {
 	}
 	h.guard(g, g.advance)
 	h.publish(g)
-	if g.gone {
-		h.destroy(g, g.desc.nextIDOn(g.self))
-		return
-	}
 	if g.failed == nil && g.rn.HasReady() {
 		h.mark(g)
 	}
@@ -530,20 +526,24 @@ func (h *Host) answerAsk(from placement.NodeID, p *packet) {
 		g.stopped[p.from] = true
 		return
 	}
-	if g.desc.Generation <= p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
+	if g.desc.Generation < p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
 		return
 	}
 	h.tellTooOld(g, from, p.from)
 }
 
-// tellTooOld tells a replica that it was removed. Another may already have been added in its place.
+// tellTooOld tells a replica that it was removed, when it is not needed any more. Another may already
+// have been added in its place.
 func (h *Host) tellTooOld(g *Group, node placement.NodeID, id uint64) {
+	if !g.membershipSettled() {
+		return
+	}
 	h.queuePacket(node, &packet{kind: kindTooOld, shard: g.shard, to: id, from: g.id, generation: g.desc.Generation, nextID: g.desc.nextIDOn(node)}, 64)
 }
 
 func (h *Host) takeTooOld(p *packet) {
 	g := h.groups[p.shard]
-	if g == nil || g.id != p.to || p.generation <= g.desc.Generation || p.nextID <= g.id {
+	if g == nil || g.id != p.to || p.generation < g.desc.Generation || p.nextID <= g.id {
 		return
 	}
 	h.destroy(g, p.nextID)
@@ -595,7 +595,7 @@ func (h *Host) tickGroups() {
 			g.settling = max(g.settling-1, 0)
 			h.askAgain(g)
 			h.reconcile(g)
-		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 || g.gone && g.quiet%reconcileEach == 0 {
 			h.ask(g, kindAsk)
 		}
 		if g.rn.HasReady() {
