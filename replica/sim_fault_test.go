@@ -267,7 +267,11 @@ func (s *simulation) plans(shard int) string {
 		g := n.host.groups[shard]
 		out += fmt.Sprintf("\n  node %d: replica %d leads %v owns %d moving %q transfer %v applied %d", n.id, g.id, g.leader, g.ownTerm, g.moving, g.transfer, g.applied.Index)
 		if g.ownTerm != 0 {
-			out += fmt.Sprintf("\n    view %+v", n.host.view(g))
+			for _, o := range n.owner.shards[shard].objects {
+				out += fmt.Sprintf("\n    object %d: alive %v seq %d committed %d readable %d refused %d mailbox %d waiters %+v", o.number, o.alive, o.seq, o.committed, o.readable, o.refused, len(o.mailbox), o.waiters)
+			}
+			v := n.host.view(g)
+			out += fmt.Sprintf("\n    stable %d, plans %+v in view of %+v", g.stable, plan(v), v)
 		}
 	}
 	return out

@@ -11,7 +11,7 @@ import (
 
 // Objects of the simulation live by the rules of package actor: events run at once, one after
 // another; answers wait at the gate; an incarnation that has ended is followed by another only when
-// each of its segments is settled. What they hold is the id of the last write, and each write names
+// each of its segments is settled and each of its answers is out. What they hold is the id of the last write, and each write names
 // the one before it: so the chain of writes shows whatever is lost, doubled or out of order.
 
 type simCallKind int
@@ -174,7 +174,7 @@ func (o *simOwner) deliver(c simCall) {
 // pump runs what can run.
 func (o *simObject) pump() {
 	for len(o.mailbox) > 0 && !o.lost && !o.shard.paused {
-		if !o.alive && !o.settled() && o.owner.node.sim.broke != "reload-before-settled" {
+		if !o.alive && o.busy() && o.owner.node.sim.broke != "reload-before-settled" {
 			return
 		}
 		c := o.mailbox[0]
