@@ -208,16 +208,13 @@ func (s *simulation) bears(desc *descriptor, lost *simNode) bool {
 	if desc.Generation == 0 {
 		return false
 	}
-	if len(desc.Conf.Voters) < 3 && slices.ContainsFunc(desc.Replicas, func(r replicaAddr) bool { return r.Node == lost.id }) {
-		return false // It may be about to become one of two voters.
+	gone := 0 // Learners count: they may be about to become voters.
+	for _, r := range desc.Replicas {
+		if r.Node == lost.id || s.node(r.Node).wiped {
+			gone++
+		}
 	}
 	for _, voters := range [][]uint64{desc.Conf.Voters, desc.Conf.VotersOutgoing} {
-		gone := 0
-		for _, id := range voters {
-			if node, ok := desc.node(id); !ok || node == lost.id || s.node(node).wiped {
-				gone++
-			}
-		}
 		if len(voters) > 0 && gone > (len(voters)-1)/2 {
 			return false
 		}
