@@ -96,6 +96,8 @@ type Group struct {
 	stopped map[uint64]bool // replicas that have said so
 	// nodes of replicas that wrote to us, for those that the descriptor does not (yet) name.
 	heard map[uint64]placement.NodeID
+	// untold is, by replica, the latest commit that a message with nothing else to say was about.
+	untold map[uint64]uint64
 
 	term   uint64
 	lead   uint64 // replica id of the leader; 0 none
@@ -565,10 +567,17 @@ const settlingTicks = 30
 // canWait says that a message tells a follower only that something it has, or is about to have, is
 // committed. The next entry will say so as well, or the next heartbeat: a follower needs to know
 // sooner only to apply sooner. Not sending it saves half of a write's messages.
+//
+// An empty message that has no news is another thing: Raft asks with it, after a heartbeat, whether
+// the follower has got what was sent. It must go, or what was lost is never sent again.
 func (g *Group) canWait(m *raftpb.Message) bool {
 	if m.GetType() != raftpb.MsgApp || len(m.GetEntries()) > 0 || g.settling > 0 {
 		return false
 	}
+	if m.GetCommit() <= g.untold[m.GetTo()] {
+		return false
+	}
+	g.untold[m.GetTo()] = m.GetCommit()
 	flows := false
 	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if id == m.GetTo() {

@@ -538,6 +538,7 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		affirms: make(affirms),
 		hooks:   &h.hooks,
 		heard:   make(map[uint64]placement.NodeID),
+		untold:  make(map[uint64]uint64),
 		refused: make(map[incarnation]struct{}),
 	}
 	g.log = groupLog{shard: shard, disk: h.disk, group: g}
