@@ -128,6 +128,7 @@ type Group struct {
 	moving   string // what is under way, in words
 	gone     bool   // removed: to be collected when that is settled
 	changed  uint64 // where the log ended when the membership last changed
+	changing bool   // the ready applies a change of membership
 	failed   error  // stopped: this replica can't go on
 	ready    raft.Ready
 	settled  []settled // to be told Readable when the batch is written
@@ -520,7 +521,7 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 	g.setDescriptor(g.desc.change(added, conf))
 	g.settling = settlingTicks
 	g.markSole()
-	g.changed = g.log.last.Index
+	g.changed, g.changing = g.log.last.Index, true
 	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
 	return nil
 }
@@ -557,7 +558,7 @@ func (g *Group) tellReadable() {
 func (g *Group) advance() {
 	g.acquire()
 	g.rn.Advance(g.ready)
-	g.ready = raft.Ready{}
+	g.ready, g.changing = raft.Ready{}, false
 }
 
 // settlingTicks is how long after a membership change every news of a commit is sent at once: a

@@ -228,7 +228,7 @@ func (h *Host) process() {
 			h.fail(g, err)
 			continue
 		}
-		sync = sync || g.ready.MustSync
+		sync = sync || g.ready.MustSync || g.changing
 		h.active = append(h.active, g)
 	}
 	// What needs no fsync of our own leaves now, so that followers write while we do.
@@ -328,8 +328,8 @@ func (h *Host) land() {
 func (h *Host) finish(g *Group) {
 	g.tellReadable()
 	for _, m := range g.ready.Messages {
-		if isResponse(m) {
-			h.queue(g, m)
+		if g.followsWrite(m) {
+			h.emit(g, m)
 		}
 	}
 	h.guard(g, g.advance)
@@ -339,8 +339,14 @@ func (h *Host) finish(g *Group) {
 	}
 }
 
-// isResponse says whether a message promises that something is on this disk.
-func isResponse(m *raftpb.Message) bool {
+// followsWrite says whether a message must not leave before the write: it promises that something is
+// on this disk, or it may tell that a change of membership is committed that is not yet applied on
+// this disk. A follower that hears of such a change counts by it at once, and may then neither elect
+// itself nor, having the longer log, elect a leader that has forgotten the change.
+func (g *Group) followsWrite(m *raftpb.Message) bool {
+	if g.changing {
+		return true
+	}
 	switch m.GetType() {
 	case raftpb.MsgAppResp, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp:
 		return true
@@ -354,16 +360,23 @@ func isResponse(m *raftpb.Message) bool {
 func (h *Host) sendMessages(groups ...*Group) {
 	for _, g := range groups {
 		for _, m := range g.ready.Messages {
-			switch {
-			case isResponse(m), g.canWait(m):
-			case m.GetType() == raftpb.MsgSnap:
-				h.sendSnapshot(g, m)
-			default:
-				h.queue(g, m)
+			if !g.followsWrite(m) {
+				h.emit(g, m)
 			}
 		}
 	}
 	h.sendFrames()
+}
+
+// emit queues a message, or does what it stands for.
+func (h *Host) emit(g *Group, m *raftpb.Message) {
+	switch {
+	case g.canWait(m):
+	case m.GetType() == raftpb.MsgSnap:
+		h.sendSnapshot(g, m)
+	default:
+		h.queue(g, m)
+	}
 }
 
 // sendFrames sends every frame that there is.
