@@ -5,7 +5,10 @@ import (
 	"slices"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/storage"
 )
 
 // simFault is one thing that can go wrong, or be done to a cluster.
@@ -191,7 +194,7 @@ func (s *simulation) wipe(n *simNode) {
 		return
 	}
 	for i := range s.oracle.shards {
-		if !s.bears(&s.oracle.shards[i].desc, n) {
+		if !s.bears(&s.oracle.shards[i].desc, n) || s.mayChange(placement.ShardID(i)) { //nolint:gosec // small
 			return
 		}
 	}
@@ -220,6 +223,20 @@ func (s *simulation) bears(desc *descriptor, lost *simNode) bool {
 		}
 	}
 	return true
+}
+
+// mayChange says whether a log has a change of membership that may yet be committed.
+func (s *simulation) mayChange(shard placement.ShardID) bool {
+	found := false
+	lo, hi := storage.LogSpan(shard, s.oracle.shards[shard].head()+1, noLimit)
+	for _, n := range s.nodes {
+		n.disk.Walk(lo, hi, func(_, value []byte) bool {
+			e, err := decodeLogEntry(0, value)
+			found = found || err != nil || e.GetType() == raftpb.EntryConfChangeV2
+			return true
+		})
+	}
+	return found
 }
 
 // mend ends all faults, so that the cluster must come to rest as it should.

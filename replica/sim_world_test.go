@@ -644,17 +644,18 @@ func (sh simShell) stream(snap *storage.Snapshot, to placement.NodeID, header sn
 		return
 	}
 	process := receiver.process
-	arrive := func() { receiver.takeSnapshot(n.id, header.encode(), runs, report) }
-	s.at(delay, "snapshot arrives", func() {
+	var arrive func()
+	arrive = func() {
 		switch {
 		case receiver.process != process || n.cut[to]:
 			report(errors.New("unreachable"))
 		case receiver.pausedUntil > s.now:
-			receiver.backlog = append(receiver.backlog, simEvent{name: "snapshot arrives", run: arrive})
+			s.at(receiver.pausedUntil-s.now, "snapshot waits", arrive)
 		default:
-			arrive()
+			receiver.takeSnapshot(n.id, header.encode(), runs, report)
 		}
-	})
+	}
+	s.at(delay, "snapshot arrives", arrive)
 }
 
 func (n *simNode) takeSnapshot(from placement.NodeID, header []byte, runs [][]byte, report func(error)) {
