@@ -53,7 +53,7 @@ var simFaults = []simFault{
 
 // faults happen one after another, until the calm.
 func (s *simulation) faults() {
-	s.at(s.between(10*time.Millisecond, 300*time.Millisecond), "fault", func() {
+	s.at(s.between(s.faultEvery/10, 2*s.faultEvery), "fault", func() {
 		if s.calm {
 			return
 		}

@@ -398,13 +398,17 @@ func (s *simulation) client() {
 		if len(owners) == 0 {
 			return
 		}
-		n := owners[s.rng.IntN(len(owners))]
+		if len(owners) == 1 || s.chance(300) {
+			owners = []*simNode{owners[s.rng.IntN(len(owners))]}
+		} // Else one of them is superseded, and all are asked.
 		calls := 1
 		if s.chance(200) {
 			calls += s.rng.IntN(5)
 		}
 		for range calls {
-			s.call(n, s.newCall(shard, object))
+			for _, n := range owners {
+				s.call(n, s.newCall(shard, object))
+			}
 		}
 	})
 }

@@ -18,7 +18,7 @@ var (
 	simSeeds = flag.Uint64("seeds", 150, "how many seeds TestSimulation runs")
 	simSeed  = flag.Uint64("seed", 0, "run this one seed only, and print what happens")
 	simFirst = flag.Uint64("first", 1, "the first seed")
-	simSteps = flag.Int("steps", 2500, "steps of a seed before the calm")
+	simSteps = flag.Int("steps", 4000, "steps of a seed before the calm")
 	simBreak = flag.String("break", "", "break the code on purpose: "+strings.Join(simBreaks, ", "))
 	simShow  = flag.Bool("progress", false, "print progress")
 )
@@ -84,7 +84,7 @@ func simulate(t *testing.T, cfg simConfig, stats *simStats) (uint64, error) {
 	cryptotest.SetGlobalRandom(t, cfg.seed) // Raft draws its election timeouts from it.
 	s := newSimulation(cfg, stats)
 	s.client()
-	s.faults()
+	s.at(s.between(0, 3*time.Second), "faults begin", s.faults)
 	for s.step < cfg.steps && s.err == nil {
 		s.next()
 	}
@@ -138,17 +138,29 @@ func TestSimulation(t *testing.T) {
 				t.Fatal("that is enough")
 			}
 		}
-		if done := seed - *simFirst + 1; *simShow && (done%1000 == 0 || seed == last) {
-			_, _ = fmt.Fprintf(os.Stderr, "%s: seeds %d of %d, %d failed: %s\n", time.Since(began).Round(time.Second), done, *simSeeds, failed, stats)
+		done := seed - *simFirst + 1
+		if done%1000 != 0 && seed != last {
+			continue
 		}
+		if *simShow {
+			_, _ = fmt.Fprintf(os.Stderr, "%s, %d of %d seeds done, %d failed; the last %s\n", time.Since(began).Round(time.Second), done, *simSeeds, failed, stats)
+		} else {
+			t.Log(stats)
+		}
+		stats.check(t)
+		stats = newSimStats()
 	}
-	t.Log(stats)
-	if *simSeeds < 100 || *simBreak != "" {
+}
+
+// check demands that enough seeds have seen everything that can happen.
+func (st *simStats) check(t *testing.T) {
+	t.Helper()
+	if st.seeds < 100 || *simBreak != "" {
 		return
 	}
-	for _, c := range stats.counts() {
+	for _, c := range st.counts() {
 		if c.count == 0 {
-			t.Errorf("%d seeds have seen no %s", stats.seeds, c.name)
+			t.Errorf("%d seeds have seen no %s", st.seeds, c.name)
 		}
 	}
 }

@@ -69,6 +69,7 @@ type simulation struct {
 	calmSince  time.Duration
 	calmWrites int // acknowledged since
 
+	faultEvery                    time.Duration
 	electionTicks, heartbeatTicks int
 	keepEntries                   uint64
 }
@@ -131,7 +132,8 @@ func newSimulation(cfg simConfig, stats *simStats) *simulation {
 	s.keepEntries = uint64(25 + s.rng.IntN(50)) //nolint:gosec // not negative
 	s.oracle = newOracle(s)
 	s.changeWeather()
-	for range 1 + s.rng.IntN(4) {
+	s.faultEvery = s.between(50*time.Millisecond, 700*time.Millisecond)
+	for range []int{1, 3, 3, 4, 5}[s.rng.IntN(5)] {
 		s.addNode()
 	}
 	return s
@@ -326,7 +328,7 @@ func (s *simulation) start(n *simNode) {
 	})
 	if !ok {
 		n.down()
-		n.sim.at(s.between(100*time.Millisecond, 2*time.Second), "restart", func() { s.start(n) })
+		n.sim.at(s.between(100*time.Millisecond, time.Second), "restart", func() { s.start(n) })
 		return
 	}
 	s.tracef(n, "started, process %d", n.process)
@@ -440,7 +442,11 @@ func (s *simulation) crash(n *simNode) {
 			other.hint(n.id, s.between(time.Millisecond, 60*time.Millisecond))
 		}
 	}
-	s.at(s.between(50*time.Millisecond, 4*time.Second), "restart", func() { s.start(n) })
+	back := s.between(20*time.Millisecond, time.Second)
+	if s.chance(200) {
+		back = s.between(time.Second, 6*time.Second)
+	}
+	s.at(back, "restart", func() { s.start(n) })
 }
 
 // hint tells a node that its connections to another broke, and later that there are new ones.
@@ -586,8 +592,8 @@ func (n *simNode) pause(d time.Duration) {
 		n.pausedUntil = 0
 		backlog := n.backlog
 		n.backlog = nil
-		for _, e := range backlog {
-			n.on(0, e.name, e.run)
+		for _, e := range backlog { // It comes by different ways, and so in any order.
+			n.on(n.sim.between(0, 5*time.Millisecond), e.name, e.run)
 		}
 	})
 }
