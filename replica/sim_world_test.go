@@ -151,7 +151,7 @@ func (s *simulation) addNode() *simNode {
 	if n.id == 1 {
 		store, err := n.disk.Open()
 		if err == nil {
-			err = Bootstrap(store, n.id, s.shards)
+			err = Bootstrap(store, storage.Identity{ClusterID: "c", Node: n.id, Shards: s.shards})
 		}
 		if err != nil {
 			s.violate("bootstrap: %v", err)
