@@ -16,7 +16,7 @@ SEEDS ?= 20000
 FIRST ?= 1
 
 sim: ## simulate clusters from SEEDS seeds (20000), from FIRST (1) on, with BREAK=NAME on broken code
-	go test ./replica -count=1 -timeout 0 -run '^TestSimulation$$' -progress -seeds=$(SEEDS) -first=$(FIRST) $(if $(BREAK),-break=$(BREAK))
+	go test ./replica -v -count=1 -timeout 0 -run '^TestSimulation$$' -progress -seeds=$(SEEDS) -first=$(FIRST) $(if $(BREAK),-break=$(BREAK))
 
 generate: ## generate Go code from the .proto files (needs protoc)
 	scripts/generate
