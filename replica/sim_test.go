@@ -133,7 +133,11 @@ func TestSimulation(t *testing.T) {
 	for seed := *simFirst; seed <= last; seed++ {
 		cfg := simConfig{seed: seed, steps: *simSteps, broke: *simBreak}
 		if _, err := simulate(t, cfg, stats); err != nil {
-			t.Errorf("seed %d: %v\nreplay it with: %s", seed, err, replay(cfg))
+			failure := fmt.Sprintf("seed %d: %v\nreplay it with: %s", seed, err, replay(cfg))
+			t.Error(failure)
+			if *simShow { // Not only at the end.
+				_, _ = fmt.Fprintln(os.Stderr, failure)
+			}
 			if failed++; failed == 10 {
 				t.Fatal("that is enough")
 			}
