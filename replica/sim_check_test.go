@@ -99,7 +99,7 @@ func (sh *oracleShard) at(index uint64) *oracleEntry { return &sh.entries[index-
 func (o *oracle) owns(node placement.NodeID, shard placement.ShardID, term uint64) {
 	key := oracleTerm{shard, term}
 	if other, ok := o.owners[key]; ok {
-		o.sim.violate("P1: nodes %d and %d both own shard %d in term %d", other, node, shard, term)
+		o.sim.violatef("P1: nodes %d and %d both own shard %d in term %d", other, node, shard, term)
 	}
 	o.owners[key] = node
 }
@@ -117,7 +117,7 @@ func (o *oracle) deny(c simCall) {
 	o.sim.stats.refused++
 	o.denied[c.id] = true
 	if _, ok := o.writes[c.id]; ok {
-		o.sim.violate("write %d was refused, and is committed", c.id)
+		o.sim.violatef("write %d was refused, and is committed", c.id)
 	}
 }
 
@@ -138,7 +138,7 @@ func (o *oracle) settle() {
 func (o *oracle) judgeAll() {
 	for _, a := range o.answers {
 		if !o.judge(a) {
-			o.sim.violate("P2, P4: call %d was answered with %d, which is not committed, or not any more", a.call.id, a.result)
+			o.sim.violatef("P2, P4: call %d was answered with %d, which is not committed, or not any more", a.call.id, a.result)
 		}
 	}
 	o.answers = o.answers[:0]
@@ -149,7 +149,7 @@ func (o *oracle) judgeAll() {
 // that came before the call. It says whether it could tell.
 func (o *oracle) judge(a oracleAnswer) bool {
 	object := &o.shards[a.call.shard].objects[a.call.object]
-	position := 0
+	var position int
 	if a.result != 0 {
 		at, ok := o.writes[a.result]
 		if !ok {
@@ -165,7 +165,7 @@ func (o *oracle) judge(a oracleAnswer) bool {
 		position = a.call.floor + since
 	}
 	if own := a.result == a.call.id; position < a.call.floor || own && position == a.call.floor {
-		o.sim.violate("P4: a call of shard %d object %d shows it at %d; another had shown %d before", a.call.shard, a.call.object, position, a.call.floor)
+		o.sim.violatef("P4: a call of shard %d object %d shows it at %d; another had shown %d before", a.call.shard, a.call.object, position, a.call.floor)
 	}
 	object.floor = max(object.floor, position)
 	if a.call.kind == simRead {
@@ -193,14 +193,14 @@ func (n *simNode) checkGroup(g *Group) {
 	s, o := n.sim, n.sim.oracle
 	if g.failed != nil {
 		if !n.wasFull && !n.full {
-			s.violate("node %d: the replica of shard %d has failed: %v", n.id, g.shard, g.failed)
+			s.violatef("node %d: the replica of shard %d has failed: %v", n.id, g.shard, g.failed)
 		}
 		return
 	}
 	if g.leader {
 		key := oracleTerm{g.shard, g.term}
 		if other, ok := o.leaders[key]; ok && other != g.id {
-			s.violate("replicas %d and %d of shard %d both lead in term %d", other, g.id, g.shard, g.term)
+			s.violatef("replicas %d and %d of shard %d both lead in term %d", other, g.id, g.shard, g.term)
 		}
 		o.leaders[key] = g.id
 	}
@@ -217,7 +217,7 @@ func (n *simNode) checkGroup(g *Group) {
 		return
 	}
 	if at.Index < checked.applied {
-		s.violate("node %d: shard %d went back from %d to %d", n.id, g.shard, checked.applied, at.Index)
+		s.violatef("node %d: shard %d went back from %d to %d", n.id, g.shard, checked.applied, at.Index)
 	}
 	n.checkApplied(g.shard, checked.applied, at)
 	checked.applied = at.Index
@@ -234,7 +234,7 @@ func (n *simNode) checkApplied(shard placement.ShardID, from uint64, at indexTer
 		}
 		switch {
 		case !ok && i > sh.head():
-			s.violate("node %d: shard %d has applied %d without log entry %d, which no other replica has applied", n.id, shard, at.Index, i)
+			s.violatef("node %d: shard %d has applied %d without log entry %d, which no other replica has applied", n.id, shard, at.Index, i)
 			return
 		case !ok:
 			continue // Truncated, or a snapshot.
@@ -242,14 +242,14 @@ func (n *simNode) checkApplied(shard placement.ShardID, from uint64, at indexTer
 		hash := xxhash.Sum64(raw)
 		if i <= sh.head() {
 			if e := sh.at(i); e.hash != hash {
-				s.violate("node %d: shard %d has another committed entry at %d than others", n.id, shard, i)
+				s.violatef("node %d: shard %d has another committed entry at %d than others", n.id, shard, i)
 				return
 			}
 			continue
 		}
 		e, err := decodeLogEntry(i, raw)
 		if err != nil {
-			s.violate("node %d: shard %d entry %d: %v", n.id, shard, i, err)
+			s.violatef("node %d: shard %d entry %d: %v", n.id, shard, i, err)
 			return
 		}
 		s.oracle.apply(shard, e)
@@ -282,7 +282,7 @@ func (n *simNode) checkState(shard placement.ShardID, at indexTerm) {
 	s, sh := n.sim, &n.sim.oracle.shards[shard]
 	e := sh.at(at.Index)
 	if e.term != at.Term {
-		s.violate("node %d: shard %d has applied %d of term %d, others of term %d", n.id, shard, at.Index, at.Term, e.term)
+		s.violatef("node %d: shard %d has applied %d of term %d, others of term %d", n.id, shard, at.Index, at.Term, e.term)
 	}
 	digest := uint64(0)
 	lo, hi := storage.StateSpan(shard)
@@ -291,7 +291,7 @@ func (n *simNode) checkState(shard placement.ShardID, at indexTerm) {
 		return true
 	})
 	if digest != e.digest {
-		s.violate("node %d: shard %d differs from what its log makes it at %d\n%s", n.id, shard, at.Index, n.diff(shard, at.Index))
+		s.violatef("node %d: shard %d differs from what its log makes it at %d\n%s", n.id, shard, at.Index, n.diff(shard, at.Index))
 	}
 	raw, _ := n.disk.Visible(storage.DescriptorKey(shard))
 	switch sum := xxhash.Sum64(raw); e.descriptor {
@@ -299,11 +299,11 @@ func (n *simNode) checkState(shard placement.ShardID, at indexTerm) {
 		e.descriptor = sum
 	case sum:
 	default:
-		s.violate("node %d: shard %d has another membership at %d than others", n.id, shard, at.Index)
+		s.violatef("node %d: shard %d has another membership at %d than others", n.id, shard, at.Index)
 	}
 	desc, err := decodeDescriptor(raw)
 	if err != nil {
-		s.violate("node %d: shard %d: %v", n.id, shard, err)
+		s.violatef("node %d: shard %d: %v", n.id, shard, err)
 		return
 	}
 	if desc.Generation > sh.desc.Generation {
@@ -345,7 +345,7 @@ func (n *simNode) checkDurable(shard placement.ShardID, at indexTerm) {
 	sh := &n.sim.oracle.shards[shard]
 	// A change of membership is committed by the voters from before it.
 	if !n.sim.durable(shard, at, &sh.desc) && !n.sim.durable(shard, at, &sh.before) {
-		n.sim.violate("P2: node %d has applied %d of shard %d, which is not on the disks of a majority", n.id, at.Index, shard)
+		n.sim.violatef("P2: node %d has applied %d of shard %d, which is not on the disks of a majority", n.id, at.Index, shard)
 	}
 }
 
@@ -395,7 +395,7 @@ func (o *oracle) apply(shard placement.ShardID, e *raftpb.Entry) {
 	for rest := data[1:]; len(rest) > 0; {
 		seg, next, err := storage.DecodeSegment(rest)
 		if err != nil {
-			o.sim.violate("shard %d entry %d: %v", shard, e.GetIndex(), err)
+			o.sim.violatef("shard %d entry %d: %v", shard, e.GetIndex(), err)
 			return
 		}
 		rest = next
@@ -415,14 +415,14 @@ func (o *oracle) applySegment(shard placement.ShardID, term uint64, seg *storage
 		return
 	}
 	if last := object.chain[len(object.chain)-1]; before != last {
-		o.sim.violate("P3: write %d of shard %d object %d (term %d, incarnation %d, sequence %d) follows %d, but the last one is %d",
+		o.sim.violatef("P3: write %d of shard %d object %d (term %d, incarnation %d, sequence %d) follows %d, but the last one is %d",
 			id, shard, seg.Object.ID[1], seg.Term, seg.Incarnation, seg.Sequence, before, last)
 	}
 	if o.denied[id] {
-		o.sim.violate("write %d was refused, and is committed", id)
+		o.sim.violatef("write %d was refused, and is committed", id)
 	}
 	if _, ok := o.writes[id]; ok {
-		o.sim.violate("write %d is applied twice", id)
+		o.sim.violatef("write %d is applied twice", id)
 	}
 	o.writes[id] = oraclePosition{shard, int(seg.Object.ID[1]), len(object.chain)}
 	sh.applyOps(shard, seg)

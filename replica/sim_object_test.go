@@ -220,7 +220,7 @@ func (o *simObject) load() {
 	get := func(kind storage.KeyKind, key string) []byte {
 		raw, _, err := r.Get(kind, []byte(key))
 		if err != nil {
-			s.violate("load: %v", err)
+			s.violatef("load: %v", err)
 		}
 		return raw
 	}
@@ -234,7 +234,7 @@ func (o *simObject) load() {
 	if raw := get(storage.KindFence, ""); raw != nil {
 		fence, err := storage.DecodeFence(raw)
 		if err != nil {
-			s.violate("load: %v", err)
+			s.violatef("load: %v", err)
 		}
 		o.commitSeq, o.exists = fence.CommitSequence, true
 	}

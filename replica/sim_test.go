@@ -99,7 +99,7 @@ func simulate(t *testing.T, cfg simConfig, stats *simStats) (uint64, error) {
 			}
 		}
 		if why = s.unrest(); why != "" && s.now > end {
-			s.violate("the cluster does not come to rest: %s", why)
+			s.violatef("the cluster does not come to rest: %s", why)
 		}
 	}
 	stats.seeds++

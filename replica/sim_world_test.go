@@ -154,7 +154,7 @@ func (s *simulation) addNode() *simNode {
 			err = Bootstrap(store, storage.Identity{ClusterID: "c", Node: n.id, Shards: s.shards})
 		}
 		if err != nil {
-			s.violate("bootstrap: %v", err)
+			s.violatef("bootstrap: %v", err)
 		}
 	}
 	s.start(n)
@@ -281,7 +281,7 @@ func (s *simulation) tracef(n *simNode, format string, args ...any) {
 }
 
 // violate records a broken promise. The first one ends the run.
-func (s *simulation) violate(format string, args ...any) {
+func (s *simulation) violatef(format string, args ...any) {
 	if s.err == nil {
 		s.err = fmt.Errorf("step %d: "+format, append([]any{s.step}, args...)...)
 		s.tracef(nil, "VIOLATION: "+format, args...)
@@ -304,7 +304,7 @@ func (s *simulation) start(n *simNode) {
 		store, err := n.disk.Open()
 		if err != nil {
 			if !n.full {
-				s.violate("open: %v", err)
+				s.violatef("open: %v", err)
 			}
 			panic(simCrash{})
 		}
@@ -314,7 +314,7 @@ func (s *simulation) start(n *simNode) {
 			Tick: simTick, ElectionTicks: s.electionTicks, HeartbeatTicks: s.heartbeatTicks, LeaderStable: 5 * simTick,
 		})
 		if err != nil {
-			s.violate("start: %v", err)
+			s.violatef("start: %v", err)
 			panic(simCrash{})
 		}
 		clock := func() time.Time { return time.Unix(0, int64(s.now)) }
@@ -378,7 +378,7 @@ func (n *simNode) guarded(fn func()) (survived bool) {
 		case simCrash:
 		default:
 			if !n.full {
-				n.sim.violate("node %d panicked: %v\n%s", n.id, p, debug.Stack())
+				n.sim.violatef("node %d panicked: %v\n%s", n.id, p, debug.Stack())
 			}
 		}
 	}()
@@ -478,7 +478,7 @@ func (s *simulation) stop(n *simNode) {
 			n.host.round()
 		}
 		if err := n.host.Close(); err != nil {
-			s.violate("close: %v", err)
+			s.violatef("close: %v", err)
 		}
 	})
 	n.flushOutbox()
@@ -519,7 +519,7 @@ func (n *simNode) turn() {
 		for i := 0; ; i++ {
 			n.host.round()
 			if i > simRoundsMax {
-				s.violate("node %d: the loop does not come to rest", n.id)
+				s.violatef("node %d: the loop does not come to rest", n.id)
 				return
 			}
 			if n.host.more() {
@@ -624,7 +624,7 @@ func (sh simShell) stream(snap *storage.Snapshot, to placement.NodeID, header sn
 	}
 	it, err := snap.Iter(storage.StateSpan(header.shard))
 	if err != nil {
-		s.violate("snapshot: %v", err)
+		s.violatef("snapshot: %v", err)
 		return
 	}
 	var runs [][]byte
@@ -637,7 +637,7 @@ func (sh simShell) stream(snap *storage.Snapshot, to placement.NodeID, header sn
 	}
 	it.Close()
 	if err := snap.Close(); err != nil {
-		s.violate("snapshot: %v", err)
+		s.violatef("snapshot: %v", err)
 	}
 	s.tracef(n, "sends a snapshot of shard %d at %d to n%d", header.shard, header.at.Index, to)
 	receiver := s.node(to)
@@ -724,7 +724,7 @@ type simTransport struct{ n *simNode }
 // host's calls does not have.
 func (t simTransport) Send(to placement.NodeID, frame []byte) bool {
 	if to == t.n.id || int(to) > len(t.n.sim.nodes) {
-		t.n.sim.violate("node %d sends to node %d", t.n.id, to)
+		t.n.sim.violatef("node %d sends to node %d", t.n.id, to)
 		return false
 	}
 	t.n.outbox = append(t.n.outbox, simFrame{to, frame})
@@ -809,7 +809,7 @@ func simRing(members []placement.NodeID, shards int) *placement.Ring {
 func (s *simulation) membership(n *simNode) Membership {
 	m := Membership{Ring: simRing(s.ring, s.shards), Live: make(map[placement.NodeID]bool), Removed: make(map[placement.NodeID]bool), NoLead: make(map[placement.NodeID]bool)}
 	for _, other := range s.nodes {
-		live := other.host != nil && (other.pausedUntil < s.now) && !(n.cut[other.id] && other.cut[n.id])
+		live := other.host != nil && other.pausedUntil < s.now && (!n.cut[other.id] || !other.cut[n.id])
 		if !s.calm && s.chance(20) {
 			live = !live
 		}

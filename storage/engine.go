@@ -24,7 +24,8 @@ type Engine interface {
 	// NewBatch returns an empty batch.
 	NewBatch() *pebble.Batch
 	// Commit applies a batch whole. With sync it returns when the batch and all before it is
-	// durable; without, a loss of power keeps some prefix of what was not synced.
+	// durable; without, a loss of power keeps some prefix of what was not synced. An empty batch
+	// syncs nothing.
 	Commit(b *pebble.Batch, sync bool) error
 	// Begin is the first half of a synced Commit: the batch can be read when it returns.
 	Begin(b *pebble.Batch) error

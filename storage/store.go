@@ -368,7 +368,7 @@ func (s *Store) Metrics() Metrics {
 	if !ok {
 		return Metrics{}
 	}
-	m := e.DB.Metrics()
+	m := e.Metrics()
 	total := m.Total()
 	out := Metrics{
 		DiskBytes:      m.DiskSpaceUsage(),

@@ -247,6 +247,9 @@ func (*engine) NewBatch() *pebble.Batch { return new(pebble.Batch) }
 
 // Commit implements storage.Engine.
 func (e *engine) Commit(b *pebble.Batch, sync bool) error {
+	if b.Empty() {
+		return nil // And nothing is synced.
+	}
 	if sync {
 		if err := e.Begin(b); err != nil {
 			return err

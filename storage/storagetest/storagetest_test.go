@@ -36,6 +36,7 @@ func (m *pebbleMachine) Crash(rng *rand.Rand) {
 
 func TestPebble(t *testing.T) {
 	storagetest.Run(t, func(t *testing.T) storagetest.Machine {
+		t.Helper()
 		return &pebbleMachine{t: t, fs: vfs.NewCrashableMem()}
 	})
 }
