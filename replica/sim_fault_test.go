@@ -194,7 +194,8 @@ func (s *simulation) wipe(n *simNode) {
 		return
 	}
 	for i := range s.oracle.shards {
-		if !s.bears(&s.oracle.shards[i].desc, n) || s.mayChange(placement.ShardID(i)) { //nolint:gosec // small
+		shard := placement.ShardID(i) //nolint:gosec // small
+		if s.mayChange(shard) || !s.bears(shard, n) {
 			return
 		}
 	}
@@ -206,8 +207,10 @@ func (s *simulation) wipe(n *simNode) {
 	s.removed[n.id] = true
 }
 
-// bears says whether a shard that has come this far keeps a majority when the node is lost.
-func (s *simulation) bears(desc *descriptor, lost *simNode) bool {
+// bears says whether a shard keeps a majority when the node is lost: one of replicas that know by
+// themselves, on disk, that they are one. Just after a change only its leader may know.
+func (s *simulation) bears(shard placement.ShardID, lost *simNode) bool {
+	desc := &s.oracle.shards[shard].desc
 	if desc.Generation == 0 {
 		return false
 	}
@@ -218,11 +221,27 @@ func (s *simulation) bears(desc *descriptor, lost *simNode) bool {
 		}
 	}
 	for _, voters := range [][]uint64{desc.Conf.Voters, desc.Conf.VotersOutgoing} {
-		if len(voters) > 0 && gone > (len(voters)-1)/2 {
+		know := 0
+		for _, id := range voters {
+			if node, ok := desc.node(id); ok && node != lost.id && s.node(node).knows(shard, desc) {
+				know++
+			}
+		}
+		if len(voters) > 0 && (gone > (len(voters)-1)/2 || know < len(voters)/2+1) {
 			return false
 		}
 	}
 	return true
+}
+
+// knows says whether the node would still know a shard's membership after a power cut.
+func (n *simNode) knows(shard placement.ShardID, desc *descriptor) bool {
+	raw, ok := n.disk.Durable(storage.DescriptorKey(shard))
+	if !ok || n.wiped {
+		return false
+	}
+	got, err := decodeDescriptor(raw)
+	return err == nil && got.Generation == desc.Generation
 }
 
 // mayChange says whether a log has a change of membership that may yet be committed.
