@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help check test generate lint build image up down bench
+.PHONY: help check test sim generate lint build image up down bench
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -11,6 +11,12 @@ check: ## what CI runs
 
 test: ## the tests, with the race detector
 	go test -race ./...
+
+SEEDS ?= 20000
+FIRST ?= 1
+
+sim: ## simulate clusters from SEEDS seeds (20000), from FIRST (1) on, with BREAK=NAME on broken code
+	go test ./replica -v -count=1 -timeout 0 -run '^TestSimulation$$' -progress -seeds=$(SEEDS) -first=$(FIRST) $(if $(BREAK),-break=$(BREAK))
 
 generate: ## generate Go code from the .proto files (needs protoc)
 	scripts/generate

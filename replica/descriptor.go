@@ -41,6 +41,17 @@ func (d *descriptor) contains(id uint64) bool {
 	return ok
 }
 
+// nextIDOn returns the smallest id that a replica on a node may have from now on: another one may
+// have been added there since the last one was removed.
+func (d *descriptor) nextIDOn(node placement.NodeID) uint64 {
+	for _, r := range d.Replicas {
+		if r.Node == node {
+			return r.ID
+		}
+	}
+	return d.NextID
+}
+
 // isVoter counts both configurations of a joint one.
 func (d *descriptor) isVoter(id uint64) bool {
 	return slices.Contains(d.Conf.Voters, id) || slices.Contains(d.Conf.VotersOutgoing, id)

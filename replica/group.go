@@ -87,6 +87,7 @@ type Group struct {
 	self  placement.NodeID
 	owner Owner
 	sole  *atomic.Uint64 // see Host.ConfirmNow
+	hooks *hooks         // the Host's
 
 	rn      *raft.RawNode
 	log     groupLog
@@ -95,6 +96,8 @@ type Group struct {
 	stopped map[uint64]bool // replicas that have said so
 	// nodes of replicas that wrote to us, for those that the descriptor does not (yet) name.
 	heard map[uint64]placement.NodeID
+	// untold is, by replica, the latest commit that a message with nothing else to say was about.
+	untold map[uint64]uint64
 
 	term   uint64
 	lead   uint64 // replica id of the leader; 0 none
@@ -123,7 +126,9 @@ type Group struct {
 	stable   int // ticks for which the ring has wished the same owner
 	wish     []placement.NodeID
 	moving   string // what is under way, in words
-	gone     bool   // removed: to be destroyed
+	gone     bool   // removed: to be collected when that is settled
+	changed  uint64 // where the log ended when the membership last changed
+	changing bool   // the ready applies a change of membership
 	failed   error  // stopped: this replica can't go on
 	ready    raft.Ready
 	settled  []settled // to be told Readable when the batch is written
@@ -210,6 +215,11 @@ func (g *Group) flush() {
 			}
 		} else {
 			g.inFlight = append(g.inFlight, entryInFlight{batch, g.wave.join()})
+			if g.hooks.answerBeforeCommit {
+				for _, p := range batch {
+					p.settler.Committed(p.seg.Sequence)
+				}
+			}
 		}
 		payload, batch = nil, nil
 	}
@@ -319,7 +329,9 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 	if n := len(rd.CommittedEntries); n > 0 {
 		last := rd.CommittedEntries[n-1]
 		g.applied = indexTerm{last.GetIndex(), last.GetTerm()}
-		b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
+		if !g.hooks.confChangeTwice || last.GetType() != raftpb.EntryConfChangeV2 {
+			b.Set(storage.AppliedKey(g.shard), encodeUints(g.applied.Index, g.applied.Term))
+		}
 	}
 	if len(rd.Entries) > 0 {
 		g.writeEntries(b, rd.Entries)
@@ -509,17 +521,25 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 	g.setDescriptor(g.desc.change(added, conf))
 	g.settling = settlingTicks
 	g.markSole()
+	g.changed, g.changing = g.log.last.Index, true
 	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
-	if !g.desc.contains(g.id) {
-		g.gone = true
-	}
 	return nil
 }
+
+// membershipSettled says that this replica owns the shard and that a majority of its voters has the
+// latest change of membership applied on disk: they have acknowledged an entry that was proposed
+// after this leader had applied the change, and with such an entry comes the word that the change is
+// committed. From then on no election needs the vote of a replica that the change has removed.
+//
+// Before that it may: a voter that has the change in its log and does not know that it is committed
+// still counts by the old configuration.
+func (g *Group) membershipSettled() bool { return g.ownTerm != 0 && g.applied.Index > g.changed }
 
 // setDescriptor takes a descriptor and what follows from it.
 func (g *Group) setDescriptor(d descriptor) {
 	g.desc = d
 	g.voters = d.Conf.jointConfig()
+	g.gone = !d.contains(g.id)
 }
 
 // tellReadable tells the objects what the store shows now.
@@ -538,7 +558,7 @@ func (g *Group) tellReadable() {
 func (g *Group) advance() {
 	g.acquire()
 	g.rn.Advance(g.ready)
-	g.ready = raft.Ready{}
+	g.ready, g.changing = raft.Ready{}, false
 }
 
 // settlingTicks is how long after a membership change every news of a commit is sent at once: a
@@ -548,10 +568,17 @@ const settlingTicks = 30
 // canWait says that a message tells a follower only that something it has, or is about to have, is
 // committed. The next entry will say so as well, or the next heartbeat: a follower needs to know
 // sooner only to apply sooner. Not sending it saves half of a write's messages.
+//
+// An empty message that has no news is another thing: Raft asks with it, after a heartbeat, whether
+// the follower has got what was sent. It must go, or what was lost is never sent again.
 func (g *Group) canWait(m *raftpb.Message) bool {
 	if m.GetType() != raftpb.MsgApp || len(m.GetEntries()) > 0 || g.settling > 0 {
 		return false
 	}
+	if m.GetCommit() <= g.untold[m.GetTo()] {
+		return false
+	}
+	g.untold[m.GetTo()] = m.GetCommit()
 	flows := false
 	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		if id == m.GetTo() {
@@ -571,12 +598,13 @@ func caughtUp(match, commit uint64) bool { return match+lagMax >= commit }
 // need to bring followers up to date without a snapshot: a run of entries always, and as leader
 // what active followers lack, up to a bound.
 func (g *Group) truncatable() indexTerm {
-	if g.applied.Index <= g.log.trunc.Index+2*logKeepEntries && g.log.bytes <= 2*logKeepBytes {
+	keep := g.hooks.keepEntries
+	if g.applied.Index <= g.log.trunc.Index+2*keep && g.log.bytes <= 2*logKeepBytes {
 		return indexTerm{}
 	}
 	to := g.applied.Index
-	if to > logKeepEntries && g.log.bytes <= 2*logKeepBytes {
-		to -= logKeepEntries
+	if to > keep && g.log.bytes <= 2*logKeepBytes {
+		to -= keep
 	}
 	if g.leader && g.log.bytes <= 4*logKeepBytes {
 		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {

@@ -132,7 +132,6 @@ type Host struct {
 	late       map[placement.NodeID]bool // did not answer in time lately
 	items      []confirmItem             // scratch
 	others     []replicaAddr             // scratch
-	waveTimer  *time.Timer               // wakes the loop when a wave has been out for too long
 	spare      inbox
 	dirty      []*Group
 	isDirty    map[*Group]bool
@@ -141,8 +140,11 @@ type Host struct {
 	broken     map[placement.NodeID]bool // see PeerBroken
 	sending    int                       // snapshots
 	snapshots  []queuedSnapshot
+	offers     []func() // received snapshots that wait for the batch to land
 	handOver   bool
 	age        int // ticks
+	shell      shell
+	hooks      hooks
 
 	ticks    atomic.Int32
 	begun    atomic.Uint64 // synced writes
@@ -235,7 +237,9 @@ func New(cfg Config) (*Host, error) {
 		broken: make(map[placement.NodeID]bool),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
+	h.shell, h.hooks.keepEntries = goroutines{h}, logKeepEntries
 	for _, w := range []*wave{&h.wave, &h.asks} {
+		w.clock = time.Now
 		w.timer = time.AfterFunc(time.Hour, h.poke)
 		w.timer.Stop()
 	}
@@ -532,7 +536,9 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		wave:    &h.wave,
 		asks:    &h.asks,
 		affirms: make(affirms),
+		hooks:   &h.hooks,
 		heard:   make(map[uint64]placement.NodeID),
+		untold:  make(map[uint64]uint64),
 		refused: make(map[incarnation]struct{}),
 	}
 	g.log = groupLog{shard: shard, disk: h.disk, group: g}

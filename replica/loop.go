@@ -38,7 +38,7 @@ func (h *Host) run() {
 			return
 		case h.ctx.Err() != nil:
 			done = nil
-		case !h.flying && len(h.dirty) > 0:
+		case h.more():
 			continue
 		}
 		select {
@@ -48,18 +48,27 @@ func (h *Host) run() {
 	}
 }
 
+// more says that the next round need not wait for anything to come in.
+func (h *Host) more() bool {
+	return !h.flying && len(h.dirty) > 0
+}
+
 // sync waits for the disk, so that the loop need not.
 func (h *Host) sync() {
 	for range h.flights {
-		if err := h.batch.Sync(); err != nil {
-			panic(fmt.Sprintf("replica: %v", err)) // Pebble has reported it as fatal.
-		}
-		h.finished.Add(1)
-		h.mu.Lock()
-		h.mu.in.landed = true
-		h.mu.Unlock()
-		h.poke()
+		h.syncBatch()
 	}
+}
+
+func (h *Host) syncBatch() {
+	if err := h.batch.Sync(); err != nil {
+		panic(fmt.Sprintf("replica: %v", err)) // Pebble has reported it as fatal.
+	}
+	h.finished.Add(1)
+	h.mu.Lock()
+	h.mu.in.landed = true
+	h.mu.Unlock()
+	h.poke()
 }
 
 // campaignAlone makes this node the owner at once of every shard of which it is the only voter:
@@ -79,6 +88,11 @@ func (h *Host) round() {
 	in := h.swap()
 	if in.landed {
 		h.land()
+		offers := h.offers
+		h.offers = nil
+		for _, offer := range offers {
+			offer()
+		}
 	}
 	for range h.ticks.Swap(0) {
 		h.tickGroups()
@@ -214,28 +228,13 @@ func (h *Host) process() {
 			h.fail(g, err)
 			continue
 		}
-		sync = sync || g.ready.MustSync
+		sync = sync || g.ready.MustSync || g.changing
 		h.active = append(h.active, g)
 	}
 	// What needs no fsync of our own leaves now, so that followers write while we do.
 	h.sendMessages(h.active...)
 	h.commit(sync)
 	h.fences.Trim()
-}
-
-// awaitLanding waits for the disk, for what can't wait for its turn.
-func (h *Host) awaitLanding() {
-	for h.flying {
-		<-h.wake
-		h.mu.Lock()
-		landed := h.mu.in.landed
-		h.mu.in.landed = false
-		h.mu.Unlock()
-		if landed {
-			h.land()
-		}
-	}
-	h.poke() // What else the wake was for is still to be looked at.
 }
 
 // prepare adds what a group wants written to the batch. Whatever can fail because of what an entry
@@ -291,7 +290,7 @@ func (h *Host) commit(sync bool) {
 		return
 	}
 	h.counters.batches.Add(1)
-	if !sync {
+	if !sync || h.hooks.dropFsync {
 		if err := h.batch.Commit(false); err != nil {
 			panic(fmt.Sprintf("replica: %v", err))
 		}
@@ -329,23 +328,25 @@ func (h *Host) land() {
 func (h *Host) finish(g *Group) {
 	g.tellReadable()
 	for _, m := range g.ready.Messages {
-		if isResponse(m) {
-			h.queue(g, m)
+		if g.followsWrite(m) {
+			h.emit(g, m)
 		}
 	}
 	h.guard(g, g.advance)
 	h.publish(g)
-	if g.gone {
-		h.destroy(g, g.desc.NextID)
-		return
-	}
 	if g.failed == nil && g.rn.HasReady() {
 		h.mark(g)
 	}
 }
 
-// isResponse says whether a message promises that something is on this disk.
-func isResponse(m *raftpb.Message) bool {
+// followsWrite says whether a message must not leave before the write: it promises that something is
+// on this disk, or it may tell that a change of membership is committed that is not yet applied on
+// this disk. A follower that hears of such a change counts by it at once, and may then neither elect
+// itself nor, having the longer log, elect a leader that has forgotten the change.
+func (g *Group) followsWrite(m *raftpb.Message) bool {
+	if g.changing {
+		return true
+	}
 	switch m.GetType() {
 	case raftpb.MsgAppResp, raftpb.MsgVoteResp, raftpb.MsgPreVoteResp:
 		return true
@@ -359,16 +360,23 @@ func isResponse(m *raftpb.Message) bool {
 func (h *Host) sendMessages(groups ...*Group) {
 	for _, g := range groups {
 		for _, m := range g.ready.Messages {
-			switch {
-			case isResponse(m), g.canWait(m):
-			case m.GetType() == raftpb.MsgSnap:
-				h.sendSnapshot(g, m)
-			default:
-				h.queue(g, m)
+			if !g.followsWrite(m) {
+				h.emit(g, m)
 			}
 		}
 	}
 	h.sendFrames()
+}
+
+// emit queues a message, or does what it stands for.
+func (h *Host) emit(g *Group, m *raftpb.Message) {
+	switch {
+	case g.canWait(m):
+	case m.GetType() == raftpb.MsgSnap:
+		h.sendSnapshot(g, m)
+	default:
+		h.queue(g, m)
+	}
 }
 
 // sendFrames sends every frame that there is.
@@ -531,26 +539,24 @@ func (h *Host) answerAsk(from placement.NodeID, p *packet) {
 		g.stopped[p.from] = true
 		return
 	}
-	if g.desc.Generation <= p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
+	if g.desc.Generation < p.generation || g.desc.contains(p.from) || p.from >= g.desc.NextID {
 		return
 	}
 	h.tellTooOld(g, from, p.from)
 }
 
-// tellTooOld tells a replica that it was removed. Another may already have been added in its place.
+// tellTooOld tells a replica that it was removed, when it is not needed any more. Another may already
+// have been added in its place.
 func (h *Host) tellTooOld(g *Group, node placement.NodeID, id uint64) {
-	next := g.desc.NextID
-	for _, r := range g.desc.Replicas {
-		if r.Node == node {
-			next = r.ID
-		}
+	if !g.membershipSettled() {
+		return
 	}
-	h.queuePacket(node, &packet{kind: kindTooOld, shard: g.shard, to: id, from: g.id, generation: g.desc.Generation, nextID: next}, 64)
+	h.queuePacket(node, &packet{kind: kindTooOld, shard: g.shard, to: id, from: g.id, generation: g.desc.Generation, nextID: g.desc.nextIDOn(node)}, 64)
 }
 
 func (h *Host) takeTooOld(p *packet) {
 	g := h.groups[p.shard]
-	if g == nil || g.id != p.to || p.generation <= g.desc.Generation || p.nextID <= g.id {
+	if g == nil || g.id != p.to || p.generation < g.desc.Generation || p.nextID <= g.id {
 		return
 	}
 	h.destroy(g, p.nextID)
@@ -584,20 +590,25 @@ func (h *Host) tickGroups() {
 			}
 			continue
 		}
+		g.quiet++
 		if g.applied.Index == 0 {
-			continue // It knows no configuration yet, and so no time.
+			// It knows no configuration yet, and so no time. A late message may have created it after
+			// its removal: then nobody else would ever collect it.
+			if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+				h.ask(g, kindAsk)
+			}
+			continue
 		}
 		h.guard(g, g.rn.Tick)
 		if g.failed != nil {
 			continue
 		}
-		g.quiet++
 		if g.leader {
 			g.quiet = 0
 			g.settling = max(g.settling-1, 0)
 			h.askAgain(g)
 			h.reconcile(g)
-		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 || g.gone && g.quiet%reconcileEach == 0 {
 			h.ask(g, kindAsk)
 		}
 		if g.rn.HasReady() {
@@ -610,22 +621,19 @@ func (h *Host) tickGroups() {
 	}
 }
 
-// ask asks every other node that the descriptor names whether this replica was removed, or says
-// that it has stopped. When the descriptor can't be read, it asks everybody.
+// ask asks whether this replica was removed, or says that it has stopped: to every other node that
+// its descriptor names, and, since none of those may be left, to everybody who lives.
 func (h *Host) ask(g *Group, kind byte) {
 	p := packet{kind: kind, shard: g.shard, from: g.id, generation: g.desc.Generation}
-	if len(g.desc.Replicas) == 0 {
-		for node, live := range h.membership.Live {
-			if live && node != g.self {
-				h.queuePacket(node, &p, 64)
-			}
-		}
-		return
-	}
 	for _, r := range g.desc.Replicas {
 		if r.Node != g.self {
-			p.to = r.ID
 			h.queuePacket(r.Node, &p, 64)
+		}
+	}
+	for node, live := range h.membership.Live {
+		named := slices.ContainsFunc(g.desc.Replicas, func(r replicaAddr) bool { return r.Node == node })
+		if live && !named && node != g.self {
+			h.queuePacket(node, &p, 64)
 		}
 	}
 }

@@ -47,6 +47,10 @@ func (h *Host) reconcile(g *Group) {
 	if g.ownTerm == 0 {
 		return
 	}
+	if !g.membershipSettled() && g.log.last.Index == g.changed {
+		g.queued = append(g.queued, proposal{done: func(error) {}})
+		h.hold(g)
+	}
 	if g.transfer != nil {
 		h.tickTransfer(g)
 		return

@@ -85,22 +85,19 @@ func (h *Host) sendSnapshot(g *Group, m *raftpb.Message) {
 		return
 	}
 	h.sending++
-	h.wg.Go(func() {
-		err := h.streamSnapshot(snap, node, header)
-		h.control(func() {
-			h.sending--
-			h.nextSnapshot()
-			if h.groups[g.shard] != g || g.failed != nil {
-				return
-			}
-			if err != nil {
-				failed(err)
-			} else {
-				h.counters.snapshotsSent.Add(1)
-				h.guard(g, func() { g.rn.ReportSnapshot(to, raft.SnapshotFinish) })
-			}
-			h.mark(g)
-		})
+	h.shell.stream(snap, node, header, func(err error) {
+		h.sending--
+		h.nextSnapshot()
+		if h.groups[g.shard] != g || g.failed != nil {
+			return
+		}
+		if err != nil {
+			failed(err)
+		} else {
+			h.counters.snapshotsSent.Add(1)
+			h.guard(g, func() { g.rn.ReportSnapshot(to, raft.SnapshotFinish) })
+		}
+		h.mark(g)
 	})
 }
 
@@ -135,6 +132,9 @@ func cutHeader(snap *storage.Snapshot, g *Group, m *raftpb.Message) (snapshotHea
 	if err := readUints("applied index", raw, &header.at.Index, &header.at.Term); err != nil {
 		return header, err
 	}
+	if g.hooks.snapshotWithoutApplied {
+		header.at = g.applied
+	}
 	raw, _, err = snap.Get(storage.DescriptorKey(g.shard))
 	if err != nil {
 		return header, err
@@ -155,15 +155,22 @@ func (h *Host) streamSnapshot(snap *storage.Snapshot, node placement.NodeID, hea
 	defer cancel(nil)
 	stalled := time.AfterFunc(snapshotStallMax, func() { cancel(errors.New("the receiver takes nothing")) })
 	defer stalled.Stop()
-	lo, hi := storage.StateSpan(header.shard)
-	it, err := snap.Iter(lo, hi)
+	it, err := snap.Iter(storage.StateSpan(header.shard))
 	if err != nil {
 		return err
 	}
 	defer it.Close()
-	ok := it.First()
+	next := readPairs(it)
 	return h.cfg.Transport.SendSnapshot(ctx, node, header.encode(), func() ([]byte, error) {
 		stalled.Reset(snapshotStallMax)
+		return next()
+	})
+}
+
+// readPairs returns what a snapshot sends, run by run, and io.EOF at the end.
+func readPairs(it *storage.Iter) func() ([]byte, error) {
+	ok := it.First()
+	return func() ([]byte, error) {
 		var pairs []byte
 		for ; ok && len(pairs) < pairsBytesMax; ok = it.Next() {
 			pairs = appendBytes(pairs, it.Key())
@@ -176,7 +183,7 @@ func (h *Host) streamSnapshot(snap *storage.Snapshot, node placement.NodeID, hea
 			return nil, err
 		}
 		return nil, io.EOF
-	})
+	}
 }
 
 // install is a received snapshot that waits for Raft to accept it.
@@ -189,24 +196,13 @@ type install struct {
 // ReceiveSnapshot takes a shard's state from a node and returns when it is installed. The data is
 // written beside the store first; the shard's old state is replaced at once, or not at all.
 func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHeader []byte, next func() ([]byte, error)) error {
-	header, err := decodeSnapshotHeader(rawHeader)
+	in, err := h.stage(rawHeader, next)
 	if err != nil {
 		return err
 	}
-	if int(header.shard) >= h.cfg.Shards {
-		return fmt.Errorf("snapshot of shard %d of %d: %w", header.shard, h.cfg.Shards, errMalformed)
-	}
-	ingest, err := h.store.NewIngest(header.shard)
-	if err != nil {
-		return err
-	}
-	if err := receive(ingest, &header, next); err != nil {
-		return errors.Join(err, ingest.Abort())
-	}
-	in := &install{header: header, ingest: ingest}
 	result := make(chan error, 1)
 	if !h.control(func() { h.offer(from, in, result) }) {
-		return errors.Join(errClosed, ingest.Abort())
+		return errors.Join(errClosed, in.ingest.Abort())
 	}
 	select {
 	case err := <-result:
@@ -216,6 +212,25 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 	case <-ctx.Done():
 		return context.Cause(ctx) // The loop finishes or aborts it by itself.
 	}
+}
+
+// stage writes a received snapshot beside the store.
+func (h *Host) stage(rawHeader []byte, next func() ([]byte, error)) (*install, error) {
+	header, err := decodeSnapshotHeader(rawHeader)
+	if err != nil {
+		return nil, err
+	}
+	if int(header.shard) >= h.cfg.Shards {
+		return nil, fmt.Errorf("snapshot of shard %d of %d: %w", header.shard, h.cfg.Shards, errMalformed)
+	}
+	ingest, err := h.store.NewIngest(header.shard)
+	if err != nil {
+		return nil, err
+	}
+	if err := receive(ingest, &header, next); err != nil {
+		return nil, errors.Join(err, ingest.Abort())
+	}
+	return &install{header: header, ingest: ingest}, nil
 }
 
 // receive writes what the shard will have, in the order of the keys: Raft's state but for the hard
@@ -264,6 +279,11 @@ func receivePairs(ingest *storage.Ingest, shard placement.ShardID, next func() (
 
 // offer steps the snapshot's message; Raft takes it or finds it stale.
 func (h *Host) offer(from placement.NodeID, in *install, result chan<- error) {
+	if h.flying {
+		// It needs a batch of its own.
+		h.offers = append(h.offers, func() { h.offer(from, in, result) })
+		return
+	}
 	header := &in.header
 	typ := raftpb.MsgSnap
 	msg := &raftpb.Message{
@@ -275,7 +295,6 @@ func (h *Host) offer(from placement.NodeID, in *install, result chan<- error) {
 		result <- errors.Join(fmt.Errorf("shard %d has no replica %d here", header.shard, header.to), in.ingest.Abort())
 		return
 	}
-	h.awaitLanding()
 	g.install = in
 	h.guard(g, func() { g.step(from, msg) })
 	h.mark(g)

@@ -23,7 +23,8 @@ type wave struct {
 	expected int       // how many took part, or waited, when the last wave ended
 	gather   time.Duration
 
-	timer *time.Timer // wakes who waits for the wave
+	timer alarm // wakes who waits for the wave
+	clock func() time.Time
 }
 
 const (
@@ -39,7 +40,7 @@ const (
 // hold counts one more for the next wave.
 func (w *wave) hold() {
 	if w.held == 0 && w.out == 0 {
-		w.since = time.Now()
+		w.since = w.clock()
 	}
 	w.held++
 }
@@ -51,12 +52,12 @@ func (w *wave) ready() (bool, time.Duration) {
 	case w.held == 0:
 		return false, waveMax
 	case w.out > 0:
-		left := waveMax - time.Since(w.began)
+		left := waveMax - w.clock().Sub(w.began)
 		return left <= 0, left
 	case w.expected < gatherFrom || w.held >= w.expected-w.expected/8:
 		return true, 0
 	}
-	left := w.gather - time.Since(w.since)
+	left := w.gather - w.clock().Sub(w.since)
 	return left <= 0, left
 }
 
@@ -67,7 +68,7 @@ func (w *wave) begin() {
 	}
 	w.number++
 	w.size, w.held, w.out = w.held, 0, 0
-	w.began = time.Now()
+	w.began = w.clock()
 }
 
 // join counts one thing that waits for an answer, and returns the wave that it belongs to.
@@ -82,11 +83,11 @@ func (w *wave) leave(number uint64) {
 		return
 	}
 	if w.out--; w.out == 0 {
-		w.since = time.Now()
+		w.since = w.clock()
 		w.expected = w.size + w.held
 		w.gather = min(w.since.Sub(w.began)/gatherShare, gatherMax)
 	}
 }
 
 // late says that the wave has been out for longer than it may hold others up.
-func (w *wave) late() bool { return w.out > 0 && time.Since(w.began) >= waveMax }
+func (w *wave) late() bool { return w.out > 0 && w.clock().Sub(w.began) >= waveMax }

@@ -12,14 +12,14 @@ import (
 // Batch collects writes that become visible, and durable, together. It is not safe for concurrent
 // use. Close it when done, also after Commit.
 type Batch struct {
-	db *pebble.DB
-	b  *pebble.Batch
+	engine Engine
+	b      *pebble.Batch
 	// scratch holds the key being built: pebble copies it.
 	scratch []byte
 }
 
 // NewBatch returns an empty batch.
-func (s *Store) NewBatch() *Batch { return &Batch{db: s.db, b: s.db.NewBatch()} }
+func (s *Store) NewBatch() *Batch { return &Batch{engine: s.engine, b: s.engine.NewBatch()} }
 
 // Set writes a key. Key and value are copied. A batch in memory takes every write: its errors
 // would be a broken invariant.
@@ -40,11 +40,7 @@ func (b *Batch) Empty() bool { return b.b.Empty() }
 // Commit applies the batch. With sync it returns when the batch, and all committed before it, is
 // on disk; without, it is readable but may be lost with the power.
 func (b *Batch) Commit(sync bool) error {
-	opts := pebble.NoSync
-	if sync {
-		opts = pebble.Sync
-	}
-	if err := b.b.Commit(opts); err != nil {
+	if err := b.engine.Commit(b.b, sync); err != nil {
 		return fmt.Errorf("commit batch: %w", err)
 	}
 	return nil
@@ -53,7 +49,7 @@ func (b *Batch) Commit(sync bool) error {
 // Begin applies the batch, which is readable when it returns, and begins to write it to disk. Sync
 // must follow, once, before anything else is done with the batch.
 func (b *Batch) Begin() error {
-	if err := b.db.ApplyNoSyncWait(b.b, pebble.Sync); err != nil {
+	if err := b.engine.Begin(b.b); err != nil {
 		return fmt.Errorf("commit batch: %w", err)
 	}
 	return nil
@@ -62,7 +58,7 @@ func (b *Batch) Begin() error {
 // Sync waits until what Begin began, and all that was committed before it, is on disk. It may be
 // called from another goroutine.
 func (b *Batch) Sync() error {
-	if err := b.b.SyncWait(); err != nil {
+	if err := b.engine.Sync(b.b); err != nil {
 		return fmt.Errorf("sync batch: %w", err)
 	}
 	return nil
@@ -92,9 +88,9 @@ func (b *Batch) deleteObject(shard placement.ShardID, ref ObjectRef, kind KeyKin
 }
 
 // Get returns a copy of the value of a key, and whether it is there.
-func (s *Store) Get(key []byte) ([]byte, bool, error) { return get(s.db, key) }
+func (s *Store) Get(key []byte) ([]byte, bool, error) { return get(s.engine, key) }
 
-func get(r pebble.Reader, key []byte) ([]byte, bool, error) {
+func get(r EngineReader, key []byte) ([]byte, bool, error) {
 	value, closer, err := r.Get(key)
 	if errors.Is(err, pebble.ErrNotFound) {
 		return nil, false, nil
@@ -119,13 +115,13 @@ func readError(err error) error {
 
 // Iter walks keys in order, both ways, over the store as it was when the Iter was made. It is not
 // safe for concurrent use, and must be closed.
-type Iter struct{ it *pebble.Iterator }
+type Iter struct{ it Cursor }
 
 // Iter returns an iterator over [lo, hi), positioned nowhere.
-func (s *Store) Iter(lo, hi []byte) (*Iter, error) { return iter(s.db, lo, hi) }
+func (s *Store) Iter(lo, hi []byte) (*Iter, error) { return iter(s.engine, lo, hi) }
 
-func iter(r pebble.Reader, lo, hi []byte) (*Iter, error) {
-	it, err := r.NewIter(&pebble.IterOptions{LowerBound: lo, UpperBound: hi})
+func iter(r EngineReader, lo, hi []byte) (*Iter, error) {
+	it, err := r.Iter(lo, hi)
 	if err != nil {
 		return nil, fmt.Errorf("iterate: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -69,12 +68,8 @@ type Identity struct {
 
 // Store is an open store. It is safe for concurrent use.
 type Store struct {
-	db       *pebble.DB
-	fs       vfs.FS
-	dir      string
-	logger   *slog.Logger
+	engine   Engine
 	boot     uint64
-	ingests  atomic.Uint64 // numbers ingest files
 	identity atomic.Pointer[Identity]
 }
 
@@ -134,11 +129,31 @@ func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	s := &Store{db: db, fs: o.FS, dir: dir, logger: o.Logger}
-	if err := s.start(); err != nil {
+	engine := &pebbleEngine{DB: db, fs: o.FS, dir: dir}
+	s, err := openOn(engine)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), db.Close())
 	}
+	engine.boot = s.boot
+	if err := engine.removeIngests(); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
+}
+
+// OpenOn opens the store that an engine has, creating it in an empty one. The Store closes the
+// engine.
+func OpenOn(e Engine) (*Store, error) {
+	s, err := openOn(e)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return s, nil
+}
+
+func openOn(e Engine) (*Store, error) {
+	s := &Store{engine: e}
+	return s, s.start()
 }
 
 // start checks the format, raises the boot counter and reads the identity.
@@ -154,7 +169,7 @@ func (s *Store) start() error {
 			return err
 		}
 		raw = binary.BigEndian.AppendUint32(nil, FormatVersion)
-		if err := s.db.Set(keyFormat, raw, pebble.Sync); err != nil {
+		if err := s.set(keyFormat, raw); err != nil {
 			return fmt.Errorf("write the format version: %w", err)
 		}
 	case len(raw) != 4:
@@ -174,7 +189,7 @@ func (s *Store) start() error {
 		return fmt.Errorf("%w: its boot counter has %d bytes", ErrCorrupt, len(raw))
 	}
 	s.boot++
-	if err := s.db.Set(keyBoot, binary.BigEndian.AppendUint64(nil, s.boot), pebble.Sync); err != nil {
+	if err := s.set(keyBoot, binary.BigEndian.AppendUint64(nil, s.boot)); err != nil {
 		return fmt.Errorf("raise the boot counter: %w", err)
 	}
 	var id Identity
@@ -188,7 +203,7 @@ func (s *Store) start() error {
 		}
 	}
 	s.identity.Store(&id)
-	return s.removeIngests()
+	return nil
 }
 
 // checkEmpty says that nothing was ever written.
@@ -204,20 +219,11 @@ func (s *Store) checkEmpty() error {
 	return it.Error()
 }
 
-// removeIngests deletes what an ingest that was cut off has left: it is never read.
-func (s *Store) removeIngests() error {
-	names, err := s.fs.List(s.dir)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", s.dir, err)
-	}
-	for _, name := range names {
-		if strings.HasPrefix(name, ingestPrefix) && strings.HasSuffix(name, ingestSuffix) {
-			if err := s.fs.Remove(s.fs.PathJoin(s.dir, name)); err != nil {
-				return fmt.Errorf("remove %s: %w", name, err)
-			}
-		}
-	}
-	return nil
+// set writes one key, synced.
+func (s *Store) set(key, value []byte) error {
+	b := s.NewBatch()
+	b.Set(key, value)
+	return errors.Join(b.Commit(true), b.Close())
 }
 
 func pebbleOptions(o Options, lock *pebble.Lock) *pebble.Options {
@@ -278,8 +284,8 @@ func exitOnFatal(err error) {
 // Close closes the store and reports what was left open: iterators and snapshots hold back the
 // disk space of everything deleted since.
 func (s *Store) Close() error {
-	if err := s.db.Close(); err != nil {
-		return fmt.Errorf("close store in %s: %w", s.dir, err)
+	if err := s.engine.Close(); err != nil {
+		return fmt.Errorf("close store: %w", err)
 	}
 	return nil
 }
@@ -317,7 +323,7 @@ func (s *Store) Meta(key string) ([]byte, bool, error) {
 
 // SetMeta writes one, synced.
 func (s *Store) SetMeta(key string, value []byte) error {
-	if err := s.db.Set(append(prefixMeta[:2:2], key...), value, pebble.Sync); err != nil {
+	if err := s.set(append(prefixMeta[:2:2], key...), value); err != nil {
 		return fmt.Errorf("write %s: %w", key, err)
 	}
 	return nil
@@ -356,9 +362,13 @@ type Metrics struct {
 	SyncLatencyMean time.Duration
 }
 
-// Metrics returns a snapshot of the store's counters.
+// Metrics returns a snapshot of the store's counters. They are pebble's: other engines have none.
 func (s *Store) Metrics() Metrics {
-	m := s.db.Metrics()
+	e, ok := s.engine.(*pebbleEngine)
+	if !ok {
+		return Metrics{}
+	}
+	m := e.Metrics()
 	total := m.Total()
 	out := Metrics{
 		DiskBytes:      m.DiskSpaceUsage(),
@@ -370,7 +380,7 @@ func (s *Store) Metrics() Metrics {
 		MemtableBytes:  m.MemTable.Size,
 		CacheBytes:     m.BlockCache.Size,
 	}
-	if usage, err := s.fs.GetDiskUsage(s.dir); err == nil {
+	if usage, err := e.fs.GetDiskUsage(e.dir); err == nil {
 		out.FreeDiskBytes = usage.AvailBytes
 	}
 	return out
