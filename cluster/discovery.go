@@ -82,7 +82,7 @@ type Listener struct {
 func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 	host, port, err := splitHostPort(bind)
 	if err != nil {
-		return nil, fmt.Errorf("gossip address %q: %w", bind, err)
+		return nil, fmt.Errorf("--gossip %q: %w", bind, err)
 	}
 	if host == "" {
 		host = "0.0.0.0"
@@ -93,7 +93,7 @@ func Listen(bind string, key []byte, logger *slog.Logger) (*Listener, error) {
 		Logger:    slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("listen for gossip on %s: %w", bind, err)
+		return nil, fmt.Errorf("--gossip %s: %w", bind, err)
 	}
 	l := &Listener{
 		NetTransport: inner,

@@ -229,7 +229,7 @@ func TestGossipKey(t *testing.T) {
 	} {
 		p := newProcess(t, "n2", append(args, "--join", ours.ports["gossip"])...)
 		p.start()
-		p.waitSaid("another gossip key")
+		p.waitSaid("the same gossip key")
 		if code, body, err := p.get("/readyz"); err != nil || code != 503 || !strings.Contains(body, "gossip key") {
 			t.Errorf("%s: %d, %s, %v", what, code, body, err)
 		}
