@@ -277,7 +277,7 @@ func (s *simulation) unrest() string {
 		return "clients are calling"
 	}
 	if s.calmWrites == 0 {
-		return "no write was acknowledged"
+		return "no write was acknowledged; " + s.plans(0)
 	}
 	if n := len(s.oracle.orphans); n > 0 {
 		return fmt.Sprintf("P2: %d calls were answered with what is nowhere committed, call %d the first", n, s.oracle.orphans[0].call.id)
