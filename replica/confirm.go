@@ -104,12 +104,18 @@ func (g *Group) ask(number uint64) bool {
 }
 
 // affirmed notes that a voter was in this owner's term after the round was asked, and confirms
-// what a majority has affirmed. In a joint configuration both majorities must have.
+// what a majority has affirmed by now. In a joint configuration both majorities must have.
 func (g *Group) affirmed(voter, number uint64) {
 	if len(g.rounds) == 0 || g.affirms[voter] >= number {
 		return
 	}
 	g.affirms[voter] = number
+	g.confirmRounds()
+}
+
+// confirmRounds confirms what a majority of the present voters has affirmed. After a change of
+// membership that may be more than before, and nobody else may be left to answer.
+func (g *Group) confirmRounds() {
 	confirmed := uint64(g.voters.CommittedIndex(g.affirms))
 	n := 0
 	for ; n < len(g.rounds) && g.rounds[n].number <= confirmed; n++ {

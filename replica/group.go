@@ -521,6 +521,7 @@ func (g *Group) applyConfChange(b *storage.Batch, e *raftpb.Entry) error {
 	g.setDescriptor(g.desc.change(added, conf))
 	g.settling = settlingTicks
 	g.markSole()
+	g.confirmRounds()
 	g.changed, g.changing = g.log.last.Index, true
 	b.Set(storage.DescriptorKey(g.shard), g.desc.encode())
 	return nil
