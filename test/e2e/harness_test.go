@@ -30,7 +30,7 @@ import (
 // The binaries are built once for all tests: the stock one, and one with the classes of the tests.
 var stock, testnode string
 
-var nodeRace = flag.Bool("node-race", false, "build the nodes with the race detector too; a race is in the log of a node that fails")
+var nodeRace = flag.Bool("node-race", false, "build the nodes with the race detector too; a race fails the test")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -123,12 +123,28 @@ func newProcess(t *testing.T, name string, args ...string) *process {
 	}
 	t.Cleanup(func() {
 		p.kill()
+		if race := p.race(); race != "" {
+			t.Errorf("%s: %s", name, race)
+		}
 		if t.Failed() {
 			p.dumpLog()
 		}
 		_ = p.log.Close()
 	})
 	return p
+}
+
+// race returns what the race detector has said.
+func (p *process) race() string {
+	raw, err := os.ReadFile(p.log.Name())
+	if err != nil {
+		return ""
+	}
+	i := strings.Index(string(raw), "WARNING: DATA RACE")
+	if i < 0 {
+		return ""
+	}
+	return string(raw[i:min(len(raw), i+8000)])
 }
 
 func (p *process) dumpLog() {
