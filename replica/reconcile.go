@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"time"
 
@@ -283,7 +284,8 @@ func (h *Host) PeerBroken(node placement.NodeID) {
 			rank := h.rank(g, node)
 			ranks[rank] = append(ranks[rank], g)
 		}
-		for rank, groups := range ranks {
+		for _, rank := range slices.Sorted(maps.Keys(ranks)) {
+			groups := ranks[rank]
 			h.after(hintDelay+time.Duration(rank)*hintStagger, func() { h.campaign(groups) })
 		}
 	})
