@@ -286,7 +286,7 @@ func (h *Host) PeerBroken(node placement.NodeID) {
 		}
 		for _, rank := range slices.Sorted(maps.Keys(ranks)) {
 			groups := ranks[rank]
-			h.after(hintDelay+time.Duration(rank)*hintStagger, func() { h.campaign(groups) })
+			h.shell.after(hintDelay+time.Duration(rank)*hintStagger, func() { h.campaign(groups) })
 		}
 	})
 }
@@ -320,17 +320,4 @@ func (h *Host) campaign(groups []*Group) {
 		h.guard(g, func() { _ = g.rn.Campaign() })
 		h.mark(g)
 	}
-}
-
-// after runs fn on the loop later, unless the Host is closed first.
-func (h *Host) after(d time.Duration, fn func()) {
-	h.wg.Go(func() {
-		t := time.NewTimer(d)
-		defer t.Stop()
-		select {
-		case <-t.C:
-			h.control(fn)
-		case <-h.ctx.Done():
-		}
-	})
 }
