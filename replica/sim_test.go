@@ -171,9 +171,6 @@ func (st *simStats) check(t *testing.T) {
 
 // The same seed is the same run, bit for bit.
 func TestSimulationIsReproducible(t *testing.T) {
-	if raceEnabled {
-		t.Skip("with the race detector the jitter of Raft's elections is not drawn alike in two runs; run this one without -race")
-	}
 	for seed := range uint64(5) {
 		cfg := simConfig{seed: seed + 1000, steps: *simSteps}
 		first, _ := simulate(t, cfg, newSimStats())
