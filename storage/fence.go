@@ -70,12 +70,12 @@ func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTe
 	if seg.Term != entryTerm {
 		return false, fmt.Sprintf("proposed for term %d, committed in term %d", seg.Term, entryTerm), nil
 	}
-	fence, exists, err := fences.get(shard, seg.Object)
+	entry, err := fences.entry(shard, seg.Object)
 	if err != nil {
 		return false, "", err
 	}
-	if exists {
-		if ok, why := fence.Admits(seg); !ok {
+	if entry.exists {
+		if ok, why := entry.fence.Admits(seg); !ok {
 			return false, why, nil
 		}
 	}
@@ -84,7 +84,7 @@ func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTe
 			return false, "", fmt.Errorf("%w: operation %d", ErrUnknownOp, op)
 		}
 	}
-	applyFence(b, fences, shard, seg)
+	applyFence(b, entry, shard, seg)
 	for i := range seg.Ops {
 		op := &seg.Ops[i]
 		switch op.Op {
@@ -107,7 +107,7 @@ func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTe
 
 // applyFence writes the fence that a segment leaves: none, if it ends the object. It goes before
 // the object's other keys, as it does in their order: the store takes what is in order faster.
-func applyFence(b *Batch, fences *FenceCache, shard placement.ShardID, seg *Segment) {
+func applyFence(b *Batch, entry *fenceEntry, shard placement.ShardID, seg *Segment) {
 	ends := false
 	for i := range seg.Ops {
 		if op := &seg.Ops[i]; op.Kind == KindRecord {
@@ -116,13 +116,13 @@ func applyFence(b *Batch, fences *FenceCache, shard placement.ShardID, seg *Segm
 	}
 	if ends {
 		b.deleteObject(shard, seg.Object, KindFence, nil)
-		fences.put(shard, seg.Object, Fence{}, false)
+		entry.fence, entry.exists = Fence{}, false
 		return
 	}
 	next := Fence{Term: seg.Term, Incarnation: seg.Incarnation, Sequence: seg.Sequence, CommitSequence: seg.CommitSequence, Time: seg.Time}
 	var stored [fenceBytes]byte
 	b.setObject(shard, seg.Object, KindFence, nil, next.Append(stored[:0]))
-	fences.put(shard, seg.Object, next, true)
+	entry.fence, entry.exists = next, true
 }
 
 // FenceCache keeps the fences of the objects written last, so that apply need not read what it has
@@ -162,42 +162,33 @@ func (c *FenceCache) Forget(shard placement.ShardID) {
 	}
 }
 
-func (c *FenceCache) get(shard placement.ShardID, ref ObjectRef) (Fence, bool, error) {
+// entry returns what is cached of an object's fence, reading it first if it must. It is the cache's,
+// to be changed in place.
+func (c *FenceCache) entry(shard placement.ShardID, ref ObjectRef) (*fenceEntry, error) {
 	key := fenceKey{shard: shard, ref: ref}
 	if el, ok := c.entries[key]; ok {
 		c.recent.MoveToFront(el)
 		e, _ := el.Value.(*fenceEntry)
-		return e.fence, e.exists, nil
+		return e, nil
 	}
 	raw, exists, err := c.store.Object(shard, ref).Get(KindFence, nil)
 	if err != nil {
-		return Fence{}, false, err
+		return nil, err
 	}
-	var f Fence
+	e := &fenceEntry{key: key, exists: exists}
 	if exists {
-		if f, err = DecodeFence(raw); err != nil {
-			return Fence{}, false, fmt.Errorf("object %s of class %s: %w", ref.ID, ref.Class, err)
+		if e.fence, err = DecodeFence(raw); err != nil {
+			return nil, fmt.Errorf("object %s of class %s: %w", ref.ID, ref.Class, err)
 		}
 	}
-	c.put(shard, ref, f, exists)
-	return f, exists, nil
+	c.entries[key] = c.recent.PushFront(e)
+	return e, nil
 }
 
 // Load reads an object's fence ahead of ApplySegment, which then can't fail on it.
 func (c *FenceCache) Load(shard placement.ShardID, ref ObjectRef) error {
-	_, _, err := c.get(shard, ref)
+	_, err := c.entry(shard, ref)
 	return err
-}
-
-func (c *FenceCache) put(shard placement.ShardID, ref ObjectRef, f Fence, exists bool) {
-	key := fenceKey{shard: shard, ref: ref}
-	if el, ok := c.entries[key]; ok {
-		e, _ := el.Value.(*fenceEntry)
-		e.fence, e.exists = f, exists
-		c.recent.MoveToFront(el)
-		return
-	}
-	c.entries[key] = c.recent.PushFront(&fenceEntry{key: key, fence: f, exists: exists})
 }
 
 // Trim drops the least recently used entries over the capacity. Call it when the batch that the
