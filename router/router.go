@@ -339,20 +339,9 @@ func (r *Router) Learn(shard placement.ShardID, node placement.NodeID, term uint
 			break
 		}
 	}
-	var woken []*call
 	now := time.Now()
 	r.flying.each(func(c *call) { c.supersede(shard, term, now) })
-	r.mu.Lock()
-	for c := range r.delayed {
-		if c.shard == shard {
-			delete(r.delayed, c)
-			woken = append(woken, c)
-		}
-	}
-	r.mu.Unlock()
-	for _, c := range woken {
-		r.try(c)
-	}
+	r.tryDelayed(func(c *call, _ time.Time) bool { return c.shard == shard })
 }
 
 // unlearn forgets a belief that led nowhere.
@@ -398,19 +387,24 @@ func (r *Router) retry() {
 		case <-r.ctx.Done():
 			return
 		case now := <-t.C:
-			var due []*call
-			r.mu.Lock()
-			for c, at := range r.delayed {
-				if !at.After(now) {
-					delete(r.delayed, c)
-					due = append(due, c)
-				}
-			}
-			r.mu.Unlock()
-			for _, c := range due {
-				r.try(c)
-			}
+			r.tryDelayed(func(_ *call, at time.Time) bool { return !at.After(now) })
 		}
+	}
+}
+
+// tryDelayed tries those of the delayed calls again, each to be tried at its time, that are due.
+func (r *Router) tryDelayed(due func(c *call, at time.Time) bool) {
+	var calls []*call
+	r.mu.Lock()
+	for c, at := range r.delayed {
+		if due(c, at) {
+			delete(r.delayed, c)
+			calls = append(calls, c)
+		}
+	}
+	r.mu.Unlock()
+	for _, c := range calls {
+		r.try(c)
 	}
 }
 
