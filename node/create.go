@@ -79,11 +79,7 @@ func (n *Node) enter(ctx context.Context) error {
 		switch v {
 		case verdictJoin:
 			n.log.Info("joining cluster", slog.String("cluster_id", answer.ClusterID), slog.String("through", answer.Name))
-			self, err := newNodeID()
-			if err != nil {
-				return err
-			}
-			return n.adopt(self, answer)
+			return n.adopt(answer)
 		case verdictCreate:
 			return n.create()
 		case verdictWait:
@@ -128,12 +124,8 @@ func (n *Node) create() error {
 	if err != nil {
 		return err
 	}
-	self, err := newNodeID()
-	if err != nil {
-		return err
-	}
 	n.log.Info("creating cluster", slog.String("cluster_id", id), slog.Int("shards", n.cfg.Shards), slog.Int("replicas", n.cfg.Replicas))
-	identity, err := n.identity(self, id, n.cfg.Shards, n.cfg.Replicas)
+	identity, err := n.identity(id, n.cfg.Shards, n.cfg.Replicas)
 	if err != nil {
 		return err
 	}
@@ -144,8 +136,8 @@ func (n *Node) create() error {
 }
 
 // adopt makes this node one of the cluster that answered.
-func (n *Node) adopt(self placement.NodeID, a cluster.Answer) error {
-	identity, err := n.identity(self, a.ClusterID, a.Shards, a.Replicas)
+func (n *Node) adopt(a cluster.Answer) error {
+	identity, err := n.identity(a.ClusterID, a.Shards, a.Replicas)
 	if err != nil {
 		return err
 	}
@@ -155,7 +147,12 @@ func (n *Node) adopt(self placement.NodeID, a cluster.Answer) error {
 	return nil
 }
 
-func (n *Node) identity(self placement.NodeID, clusterID string, shards, replicas int) (storage.Identity, error) {
+// identity draws a new identity for this node in a cluster.
+func (n *Node) identity(clusterID string, shards, replicas int) (storage.Identity, error) {
+	self, err := newNodeID()
+	if err != nil {
+		return storage.Identity{}, err
+	}
 	uuid, err := randomHex(16)
 	return storage.Identity{
 		ClusterID: clusterID, Node: self, StoreUUID: uuid, Shards: shards, Replicas: replicas, Name: n.cfg.Name,
