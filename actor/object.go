@@ -177,8 +177,7 @@ func (o *object) skip(err error) {
 	o.send(answers)
 }
 
-// unreadable reports a store that is damaged, and returns what the caller is told of an event that
-// could not begin.
+// unreadable reports a store that is damaged, and returns what is told instead of what was to be read.
 func (o *object) unreadable(err error) error {
 	if !errors.Is(err, storage.ErrCorrupt) {
 		return err

@@ -194,8 +194,9 @@ type outFrame struct {
 const frameBytesMax = 1 << 20
 
 // Bootstrap creates every shard of a new cluster on the node of id alone, as a group of one voter,
-// and gives the store that identity, in one synced batch: a crash leaves both or neither. The log begins at an index of its own choosing, so that a replica added later
-// can only begin with a snapshot.
+// and gives the store that identity, in one synced batch: a crash leaves both or neither. The log
+// begins at an index of its own choosing, so that a replica added later can only begin with a
+// snapshot.
 func Bootstrap(store *storage.Store, id storage.Identity) error {
 	const firstIndex, firstTerm, firstReplica = 10, 1, 1
 	b := store.NewBatch()

@@ -580,12 +580,13 @@ func (h *Host) destroy(g *Group, nextID uint64) {
 
 // tickGroups moves time on by one tick.
 func (h *Host) tickGroups() {
+	askEach := 2 * h.cfg.ElectionTicks // a replica that hears of nobody asks whether it was removed
 	for _, g := range h.groups {
 		if g == nil {
 			continue
 		}
 		if g.failed != nil {
-			if g.quiet++; g.quiet%(2*h.cfg.ElectionTicks) == 1 && g.id != 0 {
+			if g.quiet++; g.quiet%askEach == 1 && g.id != 0 {
 				h.ask(g, g.complaint())
 			}
 			continue
@@ -594,7 +595,7 @@ func (h *Host) tickGroups() {
 		if g.applied.Index == 0 {
 			// It knows no configuration yet, and so no time. A late message may have created it after
 			// its removal: then nobody else would ever collect it.
-			if g.quiet%(2*h.cfg.ElectionTicks) == 0 {
+			if g.quiet%askEach == 0 {
 				h.ask(g, kindAsk)
 			}
 			continue
@@ -608,7 +609,7 @@ func (h *Host) tickGroups() {
 			g.settling = max(g.settling-1, 0)
 			h.askAgain(g)
 			h.reconcile(g)
-		} else if g.quiet%(2*h.cfg.ElectionTicks) == 0 || g.gone && g.quiet%reconcileEach == 0 {
+		} else if g.quiet%askEach == 0 || g.gone && g.quiet%reconcileEach == 0 {
 			h.ask(g, kindAsk)
 		}
 		if g.rn.HasReady() {
