@@ -61,9 +61,9 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	a.says("WARN refused a node", "blue", "red")
 	b.says("WARN refused a node", a.addr(), "red", "blue")
 	// However often it tries, each says it once.
-	eventually(t, func() (bool, string) { return b.logs.count("DEBUG join") > 5, "it does not try again" })
+	eventually(t, func() (bool, string) { return b.logs.Count("DEBUG join") > 5, "it does not try again" })
 	for _, n := range []*node{a, b} {
-		if got := n.logs.count("WARN"); got != 1 {
+		if got := n.logs.Count("WARN"); got != 1 {
 			t.Errorf("%s warned %d times", n.view(), got)
 		}
 	}
@@ -119,7 +119,7 @@ func TestGossipKey(t *testing.T) {
 			}
 			without := start(t, nodeConfig{id: 3, key: tt.key, seeds: []string{a.addr()}})
 			without.says("WARN refused a node", "gossip key")
-			eventually(t, func() (bool, string) { return without.logs.count("DEBUG join") > 5, "it does not try again" })
+			eventually(t, func() (bool, string) { return without.logs.Count("DEBUG join") > 5, "it does not try again" })
 			without.sees("n3:alive")
 			a.sees("n1:alive n2:alive")
 		})

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"log/slog"
 	"net"
 	"strconv"
@@ -10,50 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/logtest"
 	"github.com/holdfast-io/holdfast/placement"
 )
-
-// logs keeps what a node says, as lines "LEVEL message key=value".
-type logs struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-// Enabled implements slog.Handler.
-func (*logs) Enabled(context.Context, slog.Level) bool { return true }
-
-// Handle implements slog.Handler.
-func (l *logs) Handle(_ context.Context, r slog.Record) error {
-	line := r.Level.String() + " " + r.Message
-	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, line)
-	return nil
-}
-
-// WithAttrs implements slog.Handler.
-func (l *logs) WithAttrs([]slog.Attr) slog.Handler { return l }
-
-// WithGroup implements slog.Handler.
-func (l *logs) WithGroup(string) slog.Handler { return l }
-
-// count returns how many lines have all the parts.
-func (l *logs) count(parts ...string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-lines:
-	for _, line := range l.lines {
-		for _, part := range parts {
-			if !strings.Contains(line, part) {
-				continue lines
-			}
-		}
-		n++
-	}
-	return n
-}
 
 // node is one real member of a gossip on loopback.
 type node struct {
@@ -61,7 +19,7 @@ type node struct {
 
 	t        *testing.T
 	listener *Listener
-	logs     *logs
+	logs     *logtest.Logs
 	stop     func()
 }
 
@@ -85,7 +43,7 @@ func start(t *testing.T, cfg nodeConfig) *node {
 	if cfg.cluster == "" {
 		cfg.cluster = "c"
 	}
-	n := &node{t: t, logs: &logs{}}
+	n := &node{t: t, logs: &logtest.Logs{}}
 	logger := slog.New(n.logs)
 	var err error
 	if n.listener, err = Listen("127.0.0.1:"+strconv.Itoa(cfg.port), cfg.key, logger); err != nil {
@@ -130,7 +88,7 @@ func (n *node) view() string {
 func (n *node) says(parts ...string) {
 	n.t.Helper()
 	eventually(n.t, func() (bool, string) {
-		return n.logs.count(parts...) > 0, "no line with " + strings.Join(parts, " … ")
+		return n.logs.Count(parts...) > 0, "no line with " + strings.Join(parts, " … ")
 	})
 }
 

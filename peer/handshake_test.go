@@ -79,7 +79,7 @@ func TestHandshakeRefuses(t *testing.T) {
 					}
 				}
 			}
-			if n.logs.count("WARN refused", "this node", tt.want[0]) == 0 {
+			if n.logs.Count("WARN refused", "this node", tt.want[0]) == 0 {
 				t.Error("the node that refuses does not say so")
 			}
 		})
@@ -135,10 +135,10 @@ func TestRefusalIsSaidOnBothSides(t *testing.T) {
 	b := start(t, d, 2, func(c *Config) { c.Self.ClusterID = "d" })
 	a.SetPeers([]placement.NodeID{2})
 	eventually(t, "the one that refuses does not say so", func() bool {
-		return b.logs.count("WARN refused", "this node", "of cluster c", "of cluster d") == 1
+		return b.logs.Count("WARN refused", "this node", "of cluster c", "of cluster d") == 1
 	})
 	eventually(t, "the one that is refused does not say so", func() bool {
-		return a.logs.count("WARN refused", "by=peer", "of cluster c", "of cluster d") == 1
+		return a.logs.Count("WARN refused", "by=peer", "of cluster c", "of cluster d") == 1
 	})
 	if r := await(t, a.send(2, "M"), "no answer"); r.Err() == nil {
 		t.Error("a call got through")
@@ -155,8 +155,8 @@ func TestAddressThatWasTakenOver(t *testing.T) {
 	a, b := start(t, d, 1, nil), start(t, d, 2, nil)
 	d.set(3, b.listener.Addr().String())
 	a.SetPeers([]placement.NodeID{3})
-	eventually(t, "the other is not found out", func() bool { return a.logs.count("by=peer", "meant for node 0000000000000003") > 0 })
-	if b.logs.count("WARN refused", "this node", "taken over") != 1 {
+	eventually(t, "the other is not found out", func() bool { return a.logs.Count("by=peer", "meant for node 0000000000000003") > 0 })
+	if b.logs.Count("WARN refused", "this node", "taken over") != 1 {
 		t.Error("the one that was dialed does not say so once")
 	}
 	select {

@@ -1,11 +1,9 @@
 package peer
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/holdfast-io/holdfast/internal/logtest"
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
 )
@@ -73,7 +72,7 @@ type node struct {
 	announced chan placement.ShardID
 	connected chan placement.NodeID
 	broken    chan placement.NodeID
-	logs      *logs
+	logs      *logtest.Logs
 	stop      func()
 }
 
@@ -81,7 +80,7 @@ type node struct {
 func start(t *testing.T, d *directory, id placement.NodeID, change func(*Config)) *node {
 	t.Helper()
 	n := &node{
-		t: t, logs: &logs{}, listener: &countingListener{}, calls: make(chan incoming, 100), announced: make(chan placement.ShardID, 100),
+		t: t, logs: &logtest.Logs{}, listener: &countingListener{}, calls: make(chan incoming, 100), announced: make(chan placement.ShardID, 100),
 		connected: make(chan placement.NodeID, 100), broken: make(chan placement.NodeID, 100),
 	}
 	cfg := Config{
@@ -189,46 +188,4 @@ func eventually(t *testing.T, what string, condition func() bool) {
 			t.Fatal(what)
 		}
 	}
-}
-
-// logs keeps what a node says, as lines "LEVEL message key=value".
-type logs struct {
-	mu    sync.Mutex
-	lines []string
-}
-
-// Enabled implements slog.Handler.
-func (*logs) Enabled(context.Context, slog.Level) bool { return true }
-
-// Handle implements slog.Handler.
-func (l *logs) Handle(_ context.Context, r slog.Record) error {
-	line := r.Level.String() + " " + r.Message
-	r.Attrs(func(a slog.Attr) bool { line += " " + a.String(); return true })
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.lines = append(l.lines, line)
-	return nil
-}
-
-// WithAttrs implements slog.Handler.
-func (l *logs) WithAttrs([]slog.Attr) slog.Handler { return l }
-
-// WithGroup implements slog.Handler.
-func (l *logs) WithGroup(string) slog.Handler { return l }
-
-// count returns how many lines have all the parts.
-func (l *logs) count(parts ...string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	n := 0
-lines:
-	for _, line := range l.lines {
-		for _, part := range parts {
-			if !strings.Contains(line, part) {
-				continue lines
-			}
-		}
-		n++
-	}
-	return n
 }

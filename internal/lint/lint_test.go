@@ -41,6 +41,7 @@ var allowed = map[string][]string{
 	"bench":               {"*"},
 	"test/e2e":            {"*"},
 	"internal/lint":       {},
+	"internal/logtest":    {},
 
 	"test/e2e/internal/classes":  {"actor", "test/e2e/internal/classes/classesv1"},
 	"test/e2e/internal/testnode": {"actor", "node", "examples/counter", "test/e2e/internal/classes"},
