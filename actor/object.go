@@ -127,7 +127,7 @@ func (o *object) event(call *Call, alive bool) {
 		return
 	}
 	if !alive {
-		if err := o.load(call); err != nil {
+		if err := o.load(); err != nil {
 			o.skip(o.unreadable(err))
 			return
 		}
@@ -199,7 +199,7 @@ func expired(call *Call) error {
 
 // load begins a new incarnation: every segment of the last one is readable or dead, so the store
 // has all there is.
-func (o *object) load(call *Call) error {
+func (o *object) load() error {
 	r := o.reader()
 	raw, exists, err := r.Get(storage.KindFence, nil)
 	if err != nil {

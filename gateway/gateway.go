@@ -209,7 +209,7 @@ func (g *Gateway) endAdmin(ctx context.Context, req any, info *grpc.UnaryServerI
 	defer cancel(nil)
 	defer context.AfterFunc(g.ctx, func() { cancel(errCutOff) })()
 	resp, err := handler(ctx, req)
-	if err != nil && context.Cause(ctx) == error(errCutOff) {
+	if err != nil && errors.Is(context.Cause(ctx), errCutOff) {
 		err = errCutOff
 	}
 	return resp, err

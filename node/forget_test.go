@@ -70,7 +70,8 @@ func TestARemovedNodeIsForgotten(t *testing.T) {
 	if err := b.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	end := time.Now().Add(time.Minute)
+	for range time.Tick(50 * time.Millisecond) {
 		st, err := admin.Status(t.Context(), &holdfastv1.StatusRequest{})
 		if err != nil {
 			t.Fatal(err)

@@ -144,7 +144,7 @@ func (m *planModel) view() planView {
 	return v
 }
 
-func (m *planModel) note(format string, args ...any) { fmt.Fprintf(&m.trace, format+"\n", args...) }
+func (m *planModel) notef(format string, args ...any) { fmt.Fprintf(&m.trace, format+"\n", args...) }
 
 func (m *planModel) fatalf(format string, args ...any) {
 	m.t.Helper()
@@ -186,11 +186,11 @@ func (m *planModel) step() action {
 		live := slices.DeleteFunc(m.voters(), func(n placement.NodeID) bool { return !m.up[n] })
 		m.leader = live[m.random.IntN(len(live))]
 		m.stable = false
-		m.note("elected: %s", m.describe())
+		m.notef("elected: %s", m.describe())
 	}
 	a := plan(m.view())
 	if a.Kind != actNone {
-		m.note("%s: %s", m.describe(), a)
+		m.notef("%s: %s", m.describe(), a)
 	}
 	m.apply(a)
 	for i := range m.replicas {
@@ -291,19 +291,19 @@ func (m *planModel) disturb() {
 	switch m.random.IntN(7) {
 	case 0, 1:
 		if m.kill(node) {
-			m.note("%d dies", node)
+			m.notef("%d dies", node)
 		}
 	case 2:
 		m.up[node] = true
-		m.note("%d comes back", node)
+		m.notef("%d comes back", node)
 	case 3:
 		// Only who has been dead for long leaves the ring by itself; a removed one leaves it too.
 		if m.up[node] && !m.removed[node] && !m.inRing[node] {
 			m.inRing[node], m.stable = true, false
-			m.note("%d joins the ring", node)
+			m.notef("%d joins the ring", node)
 		} else if !m.up[node] && m.inRing[node] {
 			m.inRing[node], m.stable = false, false
-			m.note("%d leaves the ring", node)
+			m.notef("%d leaves the ring", node)
 		}
 	case 4:
 		if m.random.IntN(3) == 0 {
@@ -312,11 +312,11 @@ func (m *planModel) disturb() {
 	case 5:
 		if m.random.IntN(3) == 0 {
 			m.shuffle()
-			m.note("the ring changes to %v", m.wish())
+			m.notef("the ring changes to %v", m.wish())
 		}
 	case 6:
 		m.noLead[node] = !m.noLead[node]
-		m.note("%d must not lead: %t", node, m.noLead[node])
+		m.notef("%d must not lead: %t", node, m.noLead[node])
 	}
 }
 
@@ -325,7 +325,7 @@ func (m *planModel) remove(node placement.NodeID) {
 	members := slices.DeleteFunc(slices.Clone(m.order), func(n placement.NodeID) bool { return m.removed[n] || !m.inRing[n] || n == node })
 	if len(members) > 0 {
 		m.removed[node], m.inRing[node], m.stable = true, false, false
-		m.note("%d is removed for good", node)
+		m.notef("%d is removed for good", node)
 	}
 }
 
@@ -382,7 +382,7 @@ func FuzzPlanReachesWhatTheRingWishes(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, seed uint64) {
 		m := newPlanModel(t, rand.New(rand.NewPCG(seed, 0)))
-		m.note("at first: %s", m.describe())
+		m.notef("at first: %s", m.describe())
 		for range m.random.IntN(60) {
 			if m.random.IntN(3) == 0 {
 				m.disturb()
@@ -391,7 +391,7 @@ func FuzzPlanReachesWhatTheRingWishes(f *testing.F) {
 			m.step()
 		}
 		count := m.calm()
-		m.note("calm: %s", m.describe())
+		m.notef("calm: %s", m.describe())
 		m.settle(100)
 
 		wish, voters := m.wish(), m.voters()

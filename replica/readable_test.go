@@ -16,7 +16,7 @@ type slow struct {
 
 func (s *slow) Committed(uint64) {
 	close(s.committed)
-	time.Sleep(50 * time.Millisecond) // Longer than it takes to look.
+	time.Sleep(50 * time.Millisecond) //nolint:forbidigo // the loop must be here for longer than it takes to look
 }
 
 // P4: what was acknowledged is read by who waits for it to be readable, though it is acknowledged

@@ -44,11 +44,26 @@ func newSimStats() *simStats { return &simStats{crashPoints: make(map[storagetes
 // counts lists what must not be nothing.
 func (st *simStats) counts() []simCount {
 	out := []simCount{
-		{"elections", st.elections}, {"membership changes", st.changes}, {"snapshots", st.snapshots}, {"crashes", st.crashes},
-		{"messages lost", st.lost}, {"doubled", st.doubled}, {"late", st.late}, {"partitions", st.partitions}, {"one-way", st.oneWay},
-		{"pauses", st.pauses}, {"clock skews", st.skews}, {"full disks", st.fullDisks}, {"refused writes", st.refusedWrites},
-		{"ring changes", st.ringChanges}, {"removals", st.removals}, {"lost disks", st.wipes}, {"hand-overs", st.handOvers},
-		{"acknowledged writes", st.writes}, {"reads", st.reads}, {"refused calls", st.refused},
+		{"elections", st.elections},
+		{"membership changes", st.changes},
+		{"snapshots", st.snapshots},
+		{"crashes", st.crashes},
+		{"messages lost", st.lost},
+		{"doubled", st.doubled},
+		{"late", st.late},
+		{"partitions", st.partitions},
+		{"one-way", st.oneWay},
+		{"pauses", st.pauses},
+		{"clock skews", st.skews},
+		{"full disks", st.fullDisks},
+		{"refused writes", st.refusedWrites},
+		{"ring changes", st.ringChanges},
+		{"removals", st.removals},
+		{"lost disks", st.wipes},
+		{"hand-overs", st.handOvers},
+		{"acknowledged writes", st.writes},
+		{"reads", st.reads},
+		{"refused calls", st.refused},
 	}
 	for _, op := range []storagetest.Op{storagetest.OpCommit, storagetest.OpBegin, storagetest.OpSync, storagetest.OpAdd, storagetest.OpReplace} {
 		out = append(out, simCount{"crash points at " + string(op), st.crashPoints[op]})

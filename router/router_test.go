@@ -28,10 +28,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const (
-	self   placement.NodeID = 1
-	shards                  = 16
-)
+const self placement.NodeID = 1
+
+const shards = 16
 
 var counter = router.ClassFacts{Name: "Counter", UniqueKey: "counter-key", Service: "test.v1.Counter"}
 
@@ -997,7 +996,6 @@ type chaos struct {
 	random *rand.Rand
 	ran    map[string]int // by body: how often the call may have run
 	wg     sync.WaitGroup
-	closed bool
 }
 
 func (c *chaos) intn(n int) int {

@@ -126,8 +126,8 @@ func TestImportsFollowTheMap(t *testing.T) {
 				continue
 			}
 			if slices.ContainsFunc(may, func(pattern string) bool {
-				prefix, any := strings.CutSuffix(pattern, "*")
-				return any && strings.HasPrefix(imported, prefix)
+				prefix, isPrefix := strings.CutSuffix(pattern, "*")
+				return isPrefix && strings.HasPrefix(imported, prefix)
 			}) {
 				continue
 			}

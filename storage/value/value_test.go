@@ -234,7 +234,8 @@ func TestAProtobufMessageOfAnotherTypeIsRefused(t *testing.T) {
 		t.Errorf("another tag: got %v", err)
 	}
 	for _, v := range []any{
-		int64(1), "text", []any{"holdfast.examples.counter.v1.GetResponse", []byte{8, 5}},
+		int64(1), "text",
+		[]any{"holdfast.examples.counter.v1.GetResponse", []byte{8, 5}},
 		cbor.Tag{Number: value.TagProto, Content: 5},
 		cbor.Tag{Number: value.TagProto, Content: []any{}},
 		cbor.Tag{Number: value.TagProto, Content: []any{"holdfast.examples.counter.v1.GetResponse", "text"}},
@@ -270,8 +271,20 @@ func TestAnythingCanBeReadWithoutItsType(t *testing.T) {
 func TestDecodeRefusesWhatIsNotOneCBORItem(t *testing.T) {
 	t.Parallel()
 	for _, raw := range [][]byte{
-		nil, {}, {0xff}, {0x1c}, {0x61}, {0x42, 0x00}, {0x61, 0xff}, {0x81}, {0xa1, 0x01}, {0x01, 0x02}, {0xf6, 0xf6}, {0xf8, 0x10},
-		[]byte(`{"json": true}`), {0xd9, 0x9e, 0x98},
+		nil,
+		{},
+		{0xff},
+		{0x1c},
+		{0x61},
+		{0x42, 0x00},
+		{0x61, 0xff},
+		{0x81},
+		{0xa1, 0x01},
+		{0x01, 0x02},
+		{0xf6, 0xf6},
+		{0xf8, 0x10},
+		[]byte(`{"json": true}`),
+		{0xd9, 0x9e, 0x98},
 		encode(t, "whole")[:3],
 		append(encode(t, &counterv1.GetResponse{Value: 5}), 0),
 	} {
@@ -321,7 +334,8 @@ func TestDecodeHasLimits(t *testing.T) {
 func TestEncodeRefusesWhatCBORCannotSay(t *testing.T) {
 	t.Parallel()
 	for _, v := range []any{
-		make(chan int), func() {}, complex(1, 1), struct{ C chan int }{},
+		make(chan int), func() {}, complex(1, 1),
+		struct{ C chan int }{},
 		time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC),
 		&holdfastv1.CallRequest{Class: "\xff"},
 	} {
@@ -362,9 +376,13 @@ func reference(t *testing.T) cbor.DecMode {
 
 func FuzzDecode(f *testing.F) {
 	for _, v := range []any{
-		nil, true, int64(-500), uint64(math.MaxUint64), 1.5, "text", []byte("bytes"), []any{int64(1), "a"}, map[string]any{"a": map[string]any{}},
-		time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC), &counterv1.GetResponse{Value: 5}, cbor.Tag{Number: value.TagMap, Content: []any{}},
-		record{Name: "n", Inner: &record{}}, new(big.Int).Lsh(big.NewInt(1), 70),
+		nil, true, int64(-500), uint64(math.MaxUint64), 1.5, "text", []byte("bytes"),
+		[]any{int64(1), "a"},
+		map[string]any{"a": map[string]any{}},
+		time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC), &counterv1.GetResponse{Value: 5},
+		cbor.Tag{Number: value.TagMap, Content: []any{}},
+		record{Name: "n", Inner: &record{}},
+		new(big.Int).Lsh(big.NewInt(1), 70),
 	} {
 		b, err := value.Encode(v)
 		if err != nil {
