@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/memberlist"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/holdfast-io/holdfast/placement"
 )
@@ -132,6 +133,8 @@ func Start(cfg Config) (*Cluster, error) {
 	mc.SuspicionMult, mc.SuspicionMaxTimeoutMult = 3, 3
 	mc.GossipInterval = 50 * time.Millisecond
 	mc.PushPullInterval = 5 * time.Second
+	// An address that answers nothing holds up a round of joins for so long.
+	mc.TCPTimeout = 2 * time.Second
 	// A node that comes back on another address is taken back once it was seen dead.
 	mc.DeadNodeReclaimTime = time.Millisecond
 	mc.LogOutput = nil
@@ -244,20 +247,31 @@ func (c *Cluster) rejoin(ctx context.Context) {
 	t := time.NewTicker(c.cfg.RejoinEvery)
 	defer t.Stop()
 	for {
+		var round errgroup.Group
+		round.SetLimit(joinsMax)
 		for _, addr := range c.missing() {
-			if ctx.Err() != nil {
-				return
-			}
-			if _, err := c.list.Join([]string{addr}); err != nil {
-				c.logger.Debug("join", slog.String("address", addr), slog.Any("error", err))
-				c.explain(ctx, addr)
-			}
+			round.Go(func() error { c.join(ctx, addr); return nil })
 		}
+		_ = round.Wait()
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
 		}
+	}
+}
+
+// joinsMax is how many addresses are tried at a time: those that answer nothing must not keep others
+// waiting.
+const joinsMax = 16
+
+func (c *Cluster) join(ctx context.Context, addr string) {
+	if ctx.Err() != nil {
+		return
+	}
+	if _, err := c.list.Join([]string{addr}); err != nil {
+		c.logger.Debug("join", slog.String("address", addr), slog.Any("error", err))
+		c.explain(ctx, addr)
 	}
 }
 

@@ -1,10 +1,14 @@
 package cluster
 
 import (
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-io/holdfast/placement"
 )
 
 // Whoever of the cluster a node asks, it gets to know all of it, and all of them get to know it.
@@ -149,6 +153,33 @@ func TestHealedPartitionMergesAgain(t *testing.T) {
 	cut(false)
 	a.sees("n1:alive n2:alive")
 	b.sees("n1:alive n2:alive")
+}
+
+// Addresses that take connections and answer nothing hold nobody up for long, however many they are.
+func TestSilentMembersHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	a := start(t, nodeConfig{id: 1})
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // The kernel takes the connections.
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	var known []Member
+	port := silent.Addr().(*net.TCPAddr).Port
+	for i := range placement.NodeID(32) { // One after another they would take more than a minute.
+		addr := fmt.Sprintf("127.0.0.%d:%d", 2+i, port)
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			t.Skip("loopback has one address: ", err)
+		}
+		defer func() { _ = l.Close() }()
+		known = append(known, Member{ID: 100 + i, Name: fmt.Sprint("silent", i), Addresses: Addresses{Gossip: addr}})
+	}
+	b := start(t, nodeConfig{id: 2, known: known, seeds: []string{a.addr()}})
+	eventually(t, func() (bool, string) {
+		m, ok := b.Member(1)
+		return ok && m.State == Alive, b.view()
+	})
 }
 
 // What a node says of itself fits into a gossip message, or is refused at the start (P7).

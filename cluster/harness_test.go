@@ -97,7 +97,7 @@ func eventually(t *testing.T, condition func() (ok bool, what string)) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(10 * time.Second)
+	limit := time.After(time.Minute)
 	for {
 		ok, what := condition()
 		if ok {
