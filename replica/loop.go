@@ -472,8 +472,41 @@ func (h *Host) takePacket(from placement.NodeID, p *packet) {
 		h.tellTooOld(g, from, p.from)
 		return
 	}
+	if isVote(p.msg) && g.gone && g.log.last.Index > g.applied.Index {
+		if g = h.forgetRest(g); g.failed != nil {
+			return
+		}
+	}
 	h.guard(g, func() { g.step(from, p.msg) })
 	h.mark(g)
+}
+
+func isVote(m *raftpb.Message) bool {
+	return m.GetType() == raftpb.MsgVote || m.GetType() == raftpb.MsgPreVote
+}
+
+// forgetRest drops the entries that a removed replica has behind what it has applied, before it
+// votes, and starts Raft on it anew.
+//
+// Voters that do not know yet that its removal is committed still need its vote, and it would deny
+// them for ever if its log were longer than all of theirs: the owner that applied the removal may
+// have appended entries that reached nobody else. It loses nothing. What was committed behind the
+// removal is on a majority of the voters that the removal leaves, with or without this replica, and
+// no election is won without a majority of those.
+func (h *Host) forgetRest(g *Group) *Group {
+	b := h.store.NewBatch()
+	defer func() { _ = b.Close() }()
+	b.DeleteRange(storage.LogSpan(g.shard, g.applied.Index+1, g.log.last.Index+1))
+	hard := &g.log.hard
+	b.Set(storage.HardStateKey(g.shard), encodeUints(hard.GetTerm(), hard.GetVote(), g.applied.Index))
+	if err := b.Commit(true); err != nil {
+		panic(fmt.Sprintf("replica: %v", err))
+	}
+	g.lose()
+	anew := h.loadOrStop(g.shard)
+	h.groups[g.shard] = anew
+	h.publish(anew)
+	return anew
 }
 
 // replicaFor returns the replica that a message is for, creating it when a leader has added one
