@@ -11,11 +11,18 @@ import (
 
 // layer is what has been written over what lies below it.
 type layer struct {
-	points map[string]point
+	points []point // each key once, in no order
+	// index says where in points a key is, once there are more than scanned.
+	index  map[string]int
 	ranges []rangeDelete
 }
 
+// scanned is how many points are looked through one by one: most events write a key or two, and a
+// map would cost them more than all else that they do.
+const scanned = 8
+
 type point struct {
+	key     []byte
 	value   []byte
 	deleted bool
 	seq     uint64 // the segment that wrote it; 0 in the open segment
@@ -31,21 +38,18 @@ func (r *rangeDelete) covers(key string) bool {
 	return key >= string(r.start) && (r.end == nil || key < string(r.end))
 }
 
-// write puts one operation into the layer.
+// write puts one operation into the layer, which keeps its key and value.
 func (l *layer) write(op *storage.Op, seq uint64) {
-	if l.points == nil {
-		l.points = make(map[string]point)
-	}
 	switch op.Op {
 	case storage.OpSet:
-		l.points[string(op.Key)] = point{value: op.Value, seq: seq}
+		l.put(point{key: op.Key, value: op.Value, seq: seq})
 	case storage.OpDelete:
-		l.points[string(op.Key)] = point{deleted: true, seq: seq}
+		l.put(point{key: op.Key, deleted: true, seq: seq})
 	case storage.OpDeleteRange:
 		r := rangeDelete{start: op.Key, end: op.End, seq: seq}
-		for key := range l.points {
-			if r.covers(key) {
-				delete(l.points, key)
+		for i := len(l.points) - 1; i >= 0; i-- {
+			if r.covers(string(l.points[i].key)) {
+				l.remove(i)
 			}
 		}
 		l.ranges = append(l.ranges, r)
@@ -54,10 +58,63 @@ func (l *layer) write(op *storage.Op, seq uint64) {
 	}
 }
 
+// find returns where in points the key is, or -1.
+func (l *layer) find(key []byte) int {
+	if l.index != nil {
+		if i, ok := l.index[string(key)]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range l.points {
+		if bytes.Equal(l.points[i].key, key) {
+			return i
+		}
+	}
+	return -1
+}
+
+func (l *layer) put(p point) {
+	if i := l.find(p.key); i >= 0 {
+		l.points[i] = p
+		return
+	}
+	l.points = append(l.points, p)
+	switch {
+	case l.index != nil:
+		l.index[string(p.key)] = len(l.points) - 1
+	case len(l.points) > scanned:
+		l.index = make(map[string]int, 2*len(l.points))
+		for i := range l.points {
+			l.index[string(l.points[i].key)] = i
+		}
+	}
+}
+
+// remove takes the point at i out; the last one takes its place.
+func (l *layer) remove(i int) {
+	last := len(l.points) - 1
+	if l.index != nil {
+		delete(l.index, string(l.points[i].key))
+		if i != last {
+			l.index[string(l.points[last].key)] = i
+		}
+	}
+	l.points[i] = l.points[last]
+	l.points[last] = point{}
+	l.points = l.points[:last]
+}
+
+// empty says that nothing was written.
+func (l *layer) empty() bool { return len(l.points) == 0 && len(l.ranges) == 0 }
+
 // get returns the layer's word on a key; known is false when it has none.
 func (l *layer) get(key string) (value []byte, exists, known bool) {
-	if p, ok := l.points[key]; ok {
-		return p.value, !p.deleted, true
+	if l.empty() {
+		return nil, false, false
+	}
+	if i := l.find([]byte(key)); i >= 0 {
+		return l.points[i].value, !l.points[i].deleted, true
 	}
 	return nil, false, l.covers(key)
 }
@@ -140,8 +197,18 @@ func (w *writeSet) discardOpen() {
 // closeSegment moves the open segment in flight and returns its operations.
 func (w *writeSet) closeSegment(seq uint64) []storage.Op {
 	ops := w.ops
-	for i := range ops {
-		w.inFlight.write(&ops[i], seq)
+	if w.inFlight.empty() {
+		w.inFlight = w.open
+		for i := range w.inFlight.points {
+			w.inFlight.points[i].seq = seq
+		}
+		for i := range w.inFlight.ranges {
+			w.inFlight.ranges[i].seq = seq
+		}
+	} else {
+		for i := range ops {
+			w.inFlight.write(&ops[i], seq)
+		}
 	}
 	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes})
 	w.inFlightBytes += w.openBytes
@@ -158,8 +225,8 @@ func (w *writeSet) readable(seq uint64) {
 		w.version++
 		for i := range s.ops {
 			op := &s.ops[i]
-			if p, ok := w.inFlight.points[string(op.Key)]; ok && p.seq <= seq {
-				delete(w.inFlight.points, string(op.Key))
+			if i := w.inFlight.find(op.Key); i >= 0 && w.inFlight.points[i].seq <= seq {
+				w.inFlight.remove(i)
 			}
 			switch op.Op {
 			case storage.OpSet:
@@ -232,12 +299,15 @@ type overlaid struct {
 func (w *writeSet) view(lo, hi []byte) ([]overlaid, []rangeDelete) {
 	var out []overlaid
 	in := func(key string) bool { return key >= string(lo) && (hi == nil || key < string(hi)) }
-	for key, p := range w.open.points {
-		if in(key) {
+	for i := range w.open.points {
+		p := &w.open.points[i]
+		if key := string(p.key); in(key) {
 			out = append(out, overlaid{key, p.value, p.deleted})
 		}
 	}
-	for key, p := range w.inFlight.points {
+	for i := range w.inFlight.points {
+		p := &w.inFlight.points[i]
+		key := string(p.key)
 		if _, _, known := w.open.get(key); !known && in(key) {
 			out = append(out, overlaid{key, p.value, p.deleted})
 		}
