@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
@@ -107,6 +108,8 @@ type Group struct {
 	ownTerm uint64
 
 	queued   []proposal
+	scratch  *[]byte         // the Host's
+	dirty    bool            // in Host.dirty
 	inFlight []entryInFlight // in log order, of ownTerm
 	wave     *wave           // the Host's
 	refused  map[incarnation]struct{}
@@ -133,6 +136,8 @@ type Group struct {
 	ready    raft.Ready
 	settled  []settled // to be told Readable when the batch is written
 	decoded  [][]storage.Segment
+	fences   []*storage.ObjectFence // of the segments of the ready, in order
+	fenced   int                    // how many of them are used
 	install  *install
 }
 
@@ -200,15 +205,14 @@ func (g *Group) flush() {
 	}
 	queued := g.queued
 	g.queued = nil
-	var (
-		payload []byte
-		batch   []proposal
-	)
+	payload := (*g.scratch)[:0]
+	var batch []proposal
 	send := func() {
 		if len(batch) == 0 {
 			return
 		}
-		if err := g.rn.Propose(payload); err != nil {
+		// Raft keeps the entry for as long as a follower may need it: no more than it takes.
+		if err := g.rn.Propose(slices.Clone(payload)); err != nil {
 			// Dropped before it reached the log: certainly never applied.
 			for _, p := range batch {
 				g.refuse(p, false)
@@ -221,16 +225,16 @@ func (g *Group) flush() {
 				}
 			}
 		}
-		payload, batch = nil, nil
+		payload, batch = payload[:0], nil
 	}
-	for _, p := range queued {
+	for i, p := range queued {
 		if p.seg == nil {
 			send()
 			if g.ownTerm == 0 {
 				p.done(ErrNotLeader)
 				continue
 			}
-			payload, batch = []byte{payloadEmpty}, []proposal{p}
+			payload, batch = append(payload, payloadEmpty), []proposal{p}
 			send()
 			continue
 		}
@@ -240,17 +244,32 @@ func (g *Group) flush() {
 		}
 		if size := p.seg.Size(); len(payload) > 0 && len(payload)+size > payloadBytesMax {
 			send()
-		} else if payload == nil {
-			payload = make([]byte, 0, min(payloadBytesMax, 256+size*len(queued)))
 		}
 		if len(payload) == 0 {
 			payload = append(payload, payloadSegments)
+			batch = make([]proposal, 0, len(queued)-i)
 		}
 		payload = p.seg.AppendTo(payload)
 		batch = append(batch, p)
 	}
 	send()
+	*g.scratch = payload
+	g.shrinkScratch()
+	if g.queued == nil && cap(queued) <= queuedKept { // What refuses may propose again.
+		clear(queued)
+		g.queued = queued[:0]
+	}
 }
+
+// shrinkScratch keeps one large entry from holding memory for ever.
+func (g *Group) shrinkScratch() {
+	if cap(*g.scratch) > 2*payloadBytesMax {
+		*g.scratch = nil
+	}
+}
+
+// queuedKept is how many proposals a group keeps room for.
+const queuedKept = 64
 
 // admits says whether a segment may be proposed: only in the term in which its object was loaded
 // (P1), and only when none before it of its incarnation was refused (P3).
@@ -324,7 +343,7 @@ func (g *Group) lose() {
 
 // write adds to the batch what the Ready wants written, and opens gates for what it says is
 // committed. An error stops this replica, not the node.
-func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
+func (g *Group) write(b *storage.Batch) error {
 	rd := &g.ready
 	if n := len(rd.CommittedEntries); n > 0 {
 		last := rd.CommittedEntries[n-1]
@@ -337,7 +356,7 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 		g.writeEntries(b, rd.Entries)
 	}
 	for i, e := range rd.CommittedEntries {
-		if err := g.apply(b, fences, e, g.decoded[i]); err != nil {
+		if err := g.apply(b, e, g.decoded[i]); err != nil {
 			return fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
 	}
@@ -349,20 +368,21 @@ func (g *Group) write(b *storage.Batch, fences *storage.FenceCache) error {
 
 func (g *Group) writeHardState(b *storage.Batch, hs *raftpb.HardState) {
 	same := g.log.hard.GetTerm() == hs.GetTerm() && g.log.hard.GetVote() == hs.GetVote()
-	g.log.hard.Term, g.log.hard.Vote, g.log.hard.Commit = new(hs.GetTerm()), new(hs.GetVote()), new(hs.GetCommit())
 	if same {
+		*g.log.hard.Commit = hs.GetCommit()
 		return // Not for the commit alone: the applied index says as much.
 	}
+	g.log.hard.Term, g.log.hard.Vote, g.log.hard.Commit = new(hs.GetTerm()), new(hs.GetVote()), new(hs.GetCommit())
 	b.Set(storage.HardStateKey(g.shard), encodeUints(hs.GetTerm(), hs.GetVote(), hs.GetCommit()))
 }
 
 func (g *Group) writeEntries(b *storage.Batch, entries []*raftpb.Entry) {
 	oldLast := g.log.last.Index
-	var buf []byte
 	for _, e := range entries {
-		buf = appendLogEntry(buf[:0], e)
-		b.Set(storage.LogKey(g.shard, e.GetIndex()), buf)
+		*g.scratch = appendLogEntry((*g.scratch)[:0], e)
+		b.Set(storage.LogKey(g.shard, e.GetIndex()), *g.scratch)
 	}
+	g.shrinkScratch()
 	if last := entries[len(entries)-1].GetIndex(); last < oldLast {
 		b.DeleteRange(storage.LogSpan(g.shard, last+1, oldLast+1))
 	}
@@ -388,17 +408,17 @@ func (g *Group) markSole() {
 }
 
 // apply applies one committed entry, whose foreign segments are decoded.
-func (g *Group) apply(b *storage.Batch, fences *storage.FenceCache, e *raftpb.Entry, segs []storage.Segment) error {
+func (g *Group) apply(b *storage.Batch, e *raftpb.Entry, segs []storage.Segment) error {
 	switch {
 	case e.GetType() == raftpb.EntryConfChangeV2:
 		return g.applyConfChange(b, e)
 	case len(e.GetData()) == 0:
 		return nil
 	case g.isOwn(e):
-		return g.applyOwn(b, fences, e)
+		return g.applyOwn(b, e)
 	}
 	for i := range segs {
-		if _, _, err := storage.ApplySegment(b, fences, g.shard, e.GetTerm(), &segs[i]); err != nil {
+		if _, _, err := storage.ApplySegment(b, g.nextFence(), g.shard, e.GetTerm(), &segs[i]); err != nil {
 			return err
 		}
 	}
@@ -407,17 +427,21 @@ func (g *Group) apply(b *storage.Batch, fences *storage.FenceCache, e *raftpb.En
 
 // applyOwn applies an entry that this owner proposed: its segments are still at hand. Within the
 // own term the log has what was proposed, in that order.
-func (g *Group) applyOwn(b *storage.Batch, fences *storage.FenceCache, e *raftpb.Entry) error {
+func (g *Group) applyOwn(b *storage.Batch, e *raftpb.Entry) error {
 	batch := g.inFlight[0].batch
 	g.wave.leave(g.inFlight[0].wave)
 	g.inFlight[0] = entryInFlight{}
-	g.inFlight = g.inFlight[1:]
+	if len(g.inFlight) == 1 {
+		g.inFlight = g.inFlight[:0] // Its room serves the next.
+	} else {
+		g.inFlight = g.inFlight[1:]
+	}
 	for _, p := range batch {
 		if p.seg == nil {
 			p.done(nil)
 			continue
 		}
-		applied, _, err := storage.ApplySegment(b, fences, g.shard, e.GetTerm(), p.seg)
+		applied, _, err := storage.ApplySegment(b, g.nextFence(), g.shard, e.GetTerm(), p.seg)
 		if err != nil {
 			return err
 		}
@@ -437,7 +461,7 @@ func (g *Group) applyOwn(b *storage.Batch, fences *storage.FenceCache, e *raftpb
 //
 // The fences are read here too: a damaged one stops this replica, and not the node.
 func (g *Group) decode(fences *storage.FenceCache) error {
-	g.decoded = g.decoded[:0]
+	g.decoded, g.fences, g.fenced = g.decoded[:0], g.fences[:0], 0
 	own := g.inFlight
 	for _, e := range g.ready.CommittedEntries {
 		segs, err := g.decodeEntry(e)
@@ -446,7 +470,7 @@ func (g *Group) decode(fences *storage.FenceCache) error {
 		}
 		g.decoded = append(g.decoded, segs)
 		for i := range segs {
-			if err := fences.Load(g.shard, segs[i].Object); err != nil {
+			if err := g.loadFence(fences, segs[i].Object); err != nil {
 				return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 			}
 		}
@@ -457,13 +481,26 @@ func (g *Group) decode(fences *storage.FenceCache) error {
 			if p.seg == nil {
 				continue
 			}
-			if err := fences.Load(g.shard, p.seg.Object); err != nil {
+			if err := g.loadFence(fences, p.seg.Object); err != nil {
 				return fmt.Errorf("entry %d: %w", e.GetIndex(), err)
 			}
 		}
 		own = own[1:]
 	}
 	return nil
+}
+
+// loadFence gets the fence of the next segment ready for nextFence.
+func (g *Group) loadFence(fences *storage.FenceCache, object storage.ObjectRef) error {
+	fence, err := fences.Load(g.shard, object)
+	g.fences = append(g.fences, fence)
+	return err
+}
+
+// nextFence returns the fence of the next segment that is applied: decode has loaded them in order.
+func (g *Group) nextFence() *storage.ObjectFence {
+	g.fenced++
+	return g.fences[g.fenced-1]
 }
 
 // isOwn says that an entry is one that this owner proposed in its own term.

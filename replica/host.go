@@ -134,7 +134,8 @@ type Host struct {
 	others     []replicaAddr             // scratch
 	spare      inbox
 	dirty      []*Group
-	isDirty    map[*Group]bool
+	processed  []*Group // room for dirty
+	scratch    []byte   // of the groups
 	out        map[placement.NodeID]*outFrame
 	membership Membership
 	broken     map[placement.NodeID]bool // see PeerBroken
@@ -227,7 +228,6 @@ func New(cfg Config) (*Host, error) {
 		groups:  make([]*Group, cfg.Shards),
 		fences:  storage.NewFenceCache(cfg.Store, fenceCacheObjects),
 		batch:   cfg.Store.NewBatch(),
-		isDirty: make(map[*Group]bool),
 		flights: make(chan struct{}, 1),
 		out:     make(map[placement.NodeID]*outFrame),
 
@@ -534,6 +534,7 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		owner:   h.cfg.Owner,
 		sole:    &h.sole[shard],
 		stopped: make(map[uint64]bool),
+		scratch: &h.scratch,
 		wave:    &h.wave,
 		asks:    &h.asks,
 		affirms: make(affirms),

@@ -176,8 +176,8 @@ func (h *Host) mayBegin(w *wave) bool {
 }
 
 func (h *Host) mark(g *Group) {
-	if !h.isDirty[g] {
-		h.isDirty[g] = true
+	if !g.dirty {
+		g.dirty = true
 		h.dirty = append(h.dirty, g)
 	}
 }
@@ -207,12 +207,12 @@ func (h *Host) fail(g *Group, err error) {
 // to the disk then.
 func (h *Host) process() {
 	work := h.dirty
-	h.dirty = nil
+	h.dirty = h.processed[:0]
 	// In the order of their keys: the store takes what is in order faster.
 	slices.SortFunc(work, func(a, b *Group) int { return cmp.Compare(a.shard, b.shard) })
 	sync := false
 	for _, g := range work {
-		delete(h.isDirty, g)
+		g.dirty = false
 		if g.failed != nil || h.groups[g.shard] != g {
 			continue
 		}
@@ -231,6 +231,8 @@ func (h *Host) process() {
 		sync = sync || g.ready.MustSync || g.changing
 		h.active = append(h.active, g)
 	}
+	clear(work)
+	h.processed = work[:0]
 	// What needs no fsync of our own leaves now, so that followers write while we do.
 	h.sendMessages(h.active...)
 	h.commit(sync)
@@ -248,7 +250,7 @@ func (h *Host) prepare(g *Group) error {
 	if err := g.decode(h.fences); err != nil {
 		return err
 	}
-	if err := g.write(h.batch, h.fences); err != nil {
+	if err := g.write(h.batch); err != nil {
 		// A read of the store failed in the middle of a batch: nothing here can be relied on.
 		panic(fmt.Sprintf("replica: shard %d: %v", g.shard, err))
 	}

@@ -1,10 +1,10 @@
 package storage
 
 import (
-	"container/list"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/holdfast-io/holdfast/placement"
 )
@@ -61,21 +61,18 @@ var ErrUnknownOp = errors.New("operation of a later release")
 
 // ApplySegment adds a committed segment to the batch, or drops it, as every replica must alike.
 // entryTerm is the term of the log entry that carried it. It returns whether the segment was
-// applied and, if not, why.
+// applied and, if not, why. fence is the object's, from the cache that the store's one applier has, and
+// is brought up to date.
 //
 // A segment that deletes the object's record without setting it again ends the object: its fence
 // goes too. Its incarnation may go on and write again; without a fence any sequence is admitted,
 // for within a term the log keeps the order, and entryTerm keeps out other terms.
-func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTerm uint64, seg *Segment) (applied bool, why string, err error) {
+func ApplySegment(b *Batch, fence *ObjectFence, shard placement.ShardID, entryTerm uint64, seg *Segment) (applied bool, why string, err error) {
 	if seg.Term != entryTerm {
 		return false, fmt.Sprintf("proposed for term %d, committed in term %d", seg.Term, entryTerm), nil
 	}
-	entry, err := fences.entry(shard, seg.Object)
-	if err != nil {
-		return false, "", err
-	}
-	if entry.exists {
-		if ok, why := entry.fence.Admits(seg); !ok {
+	if fence.exists {
+		if ok, why := fence.fence.Admits(seg); !ok {
 			return false, why, nil
 		}
 	}
@@ -84,7 +81,7 @@ func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTe
 			return false, "", fmt.Errorf("%w: operation %d", ErrUnknownOp, op)
 		}
 	}
-	applyFence(b, entry, shard, seg)
+	applyFence(b, fence, shard, seg)
 	for i := range seg.Ops {
 		op := &seg.Ops[i]
 		switch op.Op {
@@ -107,7 +104,7 @@ func ApplySegment(b *Batch, fences *FenceCache, shard placement.ShardID, entryTe
 
 // applyFence writes the fence that a segment leaves: none, if it ends the object. It goes before
 // the object's other keys, as it does in their order: the store takes what is in order faster.
-func applyFence(b *Batch, entry *fenceEntry, shard placement.ShardID, seg *Segment) {
+func applyFence(b *Batch, entry *ObjectFence, shard placement.ShardID, seg *Segment) {
 	ends := false
 	for i := range seg.Ops {
 		if op := &seg.Ops[i]; op.Kind == KindRecord {
@@ -129,11 +126,14 @@ func applyFence(b *Batch, entry *fenceEntry, shard placement.ShardID, seg *Segme
 // just written, and so that a segment sees the fence of an earlier one in the same batch. It is
 // brought down to its capacity by Trim. Not safe for concurrent use: it belongs to the one
 // goroutine that applies.
+//
+// What was used since the last Trim that found it too large is recent; old is what was used in the
+// time before that, and not since. A list in the order of use would cost every write more than the
+// cache saves.
 type FenceCache struct {
-	store    *Store
-	capacity int
-	entries  map[fenceKey]*list.Element
-	recent   *list.List
+	store       *Store
+	capacity    int
+	recent, old map[fenceKey]*ObjectFence
 }
 
 type fenceKey struct {
@@ -141,63 +141,52 @@ type fenceKey struct {
 	ref   ObjectRef
 }
 
-type fenceEntry struct {
-	key    fenceKey
+// ObjectFence is the fence of one object as apply has left it, if the object has one.
+type ObjectFence struct {
 	fence  Fence
 	exists bool
 }
 
 // NewFenceCache returns a cache over the store for so many objects.
 func NewFenceCache(s *Store, capacity int) *FenceCache {
-	return &FenceCache{store: s, capacity: capacity, entries: make(map[fenceKey]*list.Element), recent: list.New()}
+	return &FenceCache{store: s, capacity: capacity, recent: make(map[fenceKey]*ObjectFence)}
 }
 
 // Forget drops what is cached of a shard, whose state was replaced.
 func (c *FenceCache) Forget(shard placement.ShardID) {
-	for key, el := range c.entries {
-		if key.shard == shard {
-			c.recent.Remove(el)
-			delete(c.entries, key)
-		}
-	}
+	of := func(key fenceKey, _ *ObjectFence) bool { return key.shard == shard }
+	maps.DeleteFunc(c.recent, of)
+	maps.DeleteFunc(c.old, of)
 }
 
-// entry returns what is cached of an object's fence, reading it first if it must. It is the cache's,
-// to be changed in place.
-func (c *FenceCache) entry(shard placement.ShardID, ref ObjectRef) (*fenceEntry, error) {
+// Load returns an object's fence, reading it first if it must. It is for ApplySegment, and good until
+// the next Trim or Forget.
+func (c *FenceCache) Load(shard placement.ShardID, ref ObjectRef) (*ObjectFence, error) {
 	key := fenceKey{shard: shard, ref: ref}
-	if el, ok := c.entries[key]; ok {
-		c.recent.MoveToFront(el)
-		e, _ := el.Value.(*fenceEntry)
-		return e, nil
+	if f := c.recent[key]; f != nil {
+		return f, nil
 	}
-	raw, exists, err := c.store.Object(shard, ref).Get(KindFence, nil)
-	if err != nil {
-		return nil, err
-	}
-	e := &fenceEntry{key: key, exists: exists}
-	if exists {
-		if e.fence, err = DecodeFence(raw); err != nil {
-			return nil, fmt.Errorf("object %s of class %s: %w", ref.ID, ref.Class, err)
+	f := c.old[key]
+	if f == nil {
+		raw, exists, err := c.store.Object(shard, ref).Get(KindFence, nil)
+		if err != nil {
+			return nil, err
+		}
+		f = &ObjectFence{exists: exists}
+		if exists {
+			if f.fence, err = DecodeFence(raw); err != nil {
+				return nil, fmt.Errorf("object %s of class %s: %w", ref.ID, ref.Class, err)
+			}
 		}
 	}
-	c.entries[key] = c.recent.PushFront(e)
-	return e, nil
+	c.recent[key] = f
+	return f, nil
 }
 
-// Load reads an object's fence ahead of ApplySegment, which then can't fail on it.
-func (c *FenceCache) Load(shard placement.ShardID, ref ObjectRef) error {
-	_, err := c.entry(shard, ref)
-	return err
-}
-
-// Trim drops the least recently used entries over the capacity. Call it when the batch that the
-// entries came from is readable, and not before.
+// Trim drops what was not used lately, if there are more than half the capacity that were. Call it
+// when the batch that the fences came from is readable, and not before.
 func (c *FenceCache) Trim() {
-	for len(c.entries) > c.capacity {
-		el := c.recent.Back()
-		e, _ := el.Value.(*fenceEntry)
-		c.recent.Remove(el)
-		delete(c.entries, e.key)
+	if len(c.recent) > c.capacity/2 {
+		c.old, c.recent = c.recent, make(map[fenceKey]*ObjectFence, c.capacity/2)
 	}
 }

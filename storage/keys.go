@@ -61,7 +61,8 @@ func TruncatedKey(shard placement.ShardID) []byte { return shardKey(shard, tagTr
 
 // LogKey holds the entry of the index.
 func LogKey(shard placement.ShardID, index uint64) []byte {
-	return binary.BigEndian.AppendUint64(shardKey(shard, tagLog), index)
+	key := append(appendShard(make([]byte, 0, shardPrefixBytes+1+8), shard), tagLog)
+	return binary.BigEndian.AppendUint64(key, index)
 }
 
 // LogIndex reads the index back from a LogKey.

@@ -282,7 +282,11 @@ func TestApplySegment(t *testing.T) {
 		t.Helper()
 		b := s.NewBatch()
 		defer func() { _ = b.Close() }()
-		applied, _, err := storage.ApplySegment(b, fences, 1, entryTerm, &seg)
+		fence, err := fences.Load(1, seg.Object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		applied, _, err := storage.ApplySegment(b, fence, 1, entryTerm, &seg)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -417,7 +421,11 @@ func BenchmarkApplySegment(b *testing.B) {
 	for b.Loop() {
 		seg.Sequence++
 		seg.CommitSequence++
-		if ok, why, err := storage.ApplySegment(batch, fences, 1, 1, &seg); !ok || err != nil {
+		fence, err := fences.Load(1, seg.Object)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if ok, why, err := storage.ApplySegment(batch, fence, 1, 1, &seg); !ok || err != nil {
 			b.Fatal(why, err)
 		}
 		if batch.Len() > 1<<20 {

@@ -29,7 +29,11 @@ type disk struct {
 
 func (d *disk) Propose(shard placement.ShardID, seg *storage.Segment, s actor.Settler) {
 	b := d.store.NewBatch()
-	applied, _, err := storage.ApplySegment(b, d.fences, shard, seg.Term, seg)
+	applied := false
+	fence, err := d.fences.Load(shard, seg.Object)
+	if err == nil {
+		applied, _, err = storage.ApplySegment(b, fence, shard, seg.Term, seg)
+	}
 	if err == nil && applied {
 		err = b.Commit(true)
 	}
