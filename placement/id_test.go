@@ -215,3 +215,11 @@ func TestNodeIDsAreReadAsTheyAreWritten(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkIDFromName(b *testing.B) {
+	ns := placement.NewNamespace("Counter")
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = ns.IDFromName("object-1234")
+	}
+}

@@ -17,23 +17,40 @@ var ErrForeignID = errors.New("object id is not valid for this namespace")
 // (workerd src/workerd/server/actor-id-impl.c++): the first half is a keyed hash of the name, or
 // random, and the second half authenticates the first. It is a value, safe to copy and share.
 type Namespace struct {
-	// hashes are keyed hashes, reset, to be used again: keying one costs more than the rest.
+	// hashes are of keyedHash, to be used again: keying one costs more than the rest.
 	hashes *sync.Pool
+}
+
+// keyedHash is a keyed hash, reset, with room for what goes in and out.
+type keyedHash struct {
+	hash.Hash
+
+	message []byte
+	sum     []byte
 }
 
 // NewNamespace returns the namespace of a class's unique key.
 func NewNamespace(uniqueKey string) Namespace {
 	key := sha256.Sum256([]byte(uniqueKey))
-	return Namespace{&sync.Pool{New: func() any { return hmac.New(sha256.New, key[:]) }}}
+	return Namespace{&sync.Pool{New: func() any { return &keyedHash{Hash: hmac.New(sha256.New, key[:])} }}}
 }
 
 // IDFromName returns the id of a name: always the same, and no I/O. The empty name is a name.
 func (n Namespace) IDFromName(name string) ObjectID {
+	h, _ := n.hashes.Get().(*keyedHash)
+	defer n.hashes.Put(h)
+	h.message = append(h.message[:0], name...)
 	var id ObjectID
-	mac := n.mac([]byte(name))
-	copy(id[:16], mac[:16])
-	return n.seal(id)
+	copy(id[:16], h.mac())
+	h.seal(&id)
+	if cap(h.message) > messageKept {
+		h.message = nil
+	}
+	return id
 }
+
+// messageKept is how long a name may be whose room is kept.
+const messageKept = 1024
 
 // NewUniqueID draws an id that no name has.
 func (n Namespace) NewUniqueID(random io.Reader) (ObjectID, error) {
@@ -61,19 +78,23 @@ func (n Namespace) ParseID(s string) (ObjectID, error) {
 	return id, n.Check(id)
 }
 
-// seal returns id with its second half set to the authentication of its first.
+// seal sets the second half from the first.
 func (n Namespace) seal(id ObjectID) ObjectID {
-	mac := n.mac(id[:16])
-	copy(id[16:], mac[:16])
+	h, _ := n.hashes.Get().(*keyedHash)
+	defer n.hashes.Put(h)
+	h.seal(&id)
 	return id
 }
 
-func (n Namespace) mac(message []byte) [sha256.Size]byte {
-	h := n.hashes.Get().(hash.Hash) //nolint:forcetypeassert // nothing else is in it
-	h.Write(message)                // A hash never fails.
-	var sum [sha256.Size]byte
-	h.Sum(sum[:0])
+func (h *keyedHash) seal(id *ObjectID) {
+	h.message = append(h.message[:0], id[:16]...)
+	copy(id[16:], h.mac())
+}
+
+// mac hashes the message, and leaves the hash reset. The sum is good until the next.
+func (h *keyedHash) mac() []byte {
+	h.Write(h.message) // A hash never fails.
+	h.sum = h.Sum(h.sum[:0])
 	h.Reset()
-	n.hashes.Put(h)
-	return sum
+	return h.sum
 }
