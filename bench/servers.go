@@ -134,8 +134,8 @@ func startReplica(cfg roleConfig) (*server, error) {
 		Resolve:  func(id placement.NodeID) (string, bool) { a, ok := cfg.Addrs[uint64(id)]; return a, ok },
 		Admit:    func(peer.Hello) error { return nil },
 		Raft:     func(from placement.NodeID, data []byte) { host.Receive(from, data) },
-		Snapshot: func(ctx context.Context, from placement.NodeID, header []byte, next func() ([]byte, error)) error {
-			return host.ReceiveSnapshot(ctx, from, header, next)
+		Snapshot: func(ctx context.Context, from placement.NodeID, header []byte, offer func([]byte) error, next func() ([]byte, error)) error {
+			return host.ReceiveSnapshot(ctx, from, header, offer, next)
 		},
 		Calls:  func(placement.NodeID) frame.Handler { return nil },
 		Logger: logger(),

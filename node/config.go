@@ -60,6 +60,9 @@ type Config struct {
 	// Tick is Raft's unit of time: default 100 ms. An election takes ten, a heartbeat three.
 	Tick time.Duration
 
+	// SnapshotRate is how many bytes of snapshots a node sends in a second, at most: default 64 MiB.
+	// Less leaves more of the network to calls while replicas are rebuilt.
+	SnapshotRate int
 	// MemoryLimit in bytes, of which a quarter is for mailboxes and unflushed writes; 0 takes the
 	// Go runtime's limit, else the machine's memory.
 	MemoryLimit int64
@@ -87,6 +90,7 @@ func (c Config) withDefaults() Config {
 	set(&c.LeaderStable, 5*time.Second)
 	set(&c.Tick, 100*time.Millisecond)
 	set(&c.DrainTimeout, 30*time.Second)
+	set(&c.SnapshotRate, 64<<20)
 	set(&c.Version, "devel")
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -156,6 +160,9 @@ func (c Config) Validate() error {
 	}
 	if c.MemoryLimit < 0 {
 		errs = append(errs, fmt.Errorf("--memory-limit %d: must not be negative", c.MemoryLimit))
+	}
+	if c.SnapshotRate < 1<<20 {
+		errs = append(errs, fmt.Errorf("--snapshot-rate %d: must be at least %d bytes in a second, or a shard is never rebuilt", c.SnapshotRate, 1<<20))
 	}
 	seen := make(map[string]bool)
 	for _, class := range c.Classes {

@@ -173,8 +173,8 @@ func (n *Node) build() error {
 		Resolve:  n.resolve,
 		Admit:    n.admit,
 		Raft:     func(from placement.NodeID, data []byte) { n.host.Receive(from, data) },
-		Snapshot: func(ctx context.Context, from placement.NodeID, header []byte, next func() ([]byte, error)) error {
-			return n.host.ReceiveSnapshot(ctx, from, header, next)
+		Snapshot: func(ctx context.Context, from placement.NodeID, header []byte, offer func(parts []byte) error, next func() ([]byte, error)) error {
+			return n.host.ReceiveSnapshot(ctx, from, header, offer, next)
 		},
 		Calls:       func(from placement.NodeID) frame.Handler { return &peerCalls{n: n, from: from} },
 		OnBroken:    n.peerBroken,
@@ -186,7 +186,7 @@ func (n *Node) build() error {
 	n.host, err = replica.New(replica.Config{
 		Node: n.id.Node, Shards: n.id.Shards, Replicas: n.id.Replicas, Store: n.store,
 		Transport: raftTransport{n.peers}, Owner: n.manager, Logger: n.log,
-		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, OnLeader: n.acquired,
+		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, SnapshotRate: n.cfg.SnapshotRate, OnLeader: n.acquired,
 		OnStall: func(err error) { n.fail(&StalledError{err}) },
 	})
 	if err != nil {

@@ -63,8 +63,9 @@ type Config struct {
 	OnOldCopy func(error)
 	// Raft takes a frame and keeps it. It must not block for long.
 	Raft func(from placement.NodeID, data []byte)
-	// Snapshot takes a shard's state and returns when it is installed.
-	Snapshot func(ctx context.Context, from placement.NodeID, header []byte, next func() ([]byte, error)) error
+	// Snapshot takes a shard's state and returns when it is installed. It calls offer once, first,
+	// with what is here already; next then returns runs, and io.EOF at the end.
+	Snapshot func(ctx context.Context, from placement.NodeID, header []byte, offer func(parts []byte) error, next func() ([]byte, error)) error
 	// Calls returns the handler of what a node sends.
 	Calls func(from placement.NodeID) frame.Handler
 	// OnBroken is told that the connections to a node broke and that it does not answer a plain
@@ -277,7 +278,9 @@ func (p *Peers) Announce(shard placement.ShardID, node placement.NodeID, term ui
 }
 
 // SendSnapshot streams a shard's state to a node; it returns when the node has installed it.
-func (p *Peers) SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, next func() ([]byte, error)) error {
+// begin is called with what the node says that it has already; the function that it returns returns
+// runs, and io.EOF at the end.
+func (p *Peers) SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, begin func(parts []byte) (next func() ([]byte, error), err error)) error {
 	l := p.link(to)
 	if l == nil {
 		return errNoConnection
@@ -290,28 +293,41 @@ func (p *Peers) SendSnapshot(ctx context.Context, to placement.NodeID, header []
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stream, err := peerv1.NewPeerClient(conn).Snapshot(p.outgoing(ctx, to))
+	if err == nil {
+		err = sendSnapshot(stream, header, begin)
+	}
 	if err != nil {
 		return fmt.Errorf("snapshot to %s: %w", to, err)
 	}
-	chunk := &peerv1.SnapshotChunk{Header: header}
-	for {
-		pairs, err := next()
-		if errors.Is(err, io.EOF) {
-			chunk.Last = true
-		} else if err != nil {
+	return nil
+}
+
+func sendSnapshot(stream grpc.BidiStreamingClient[peerv1.SnapshotChunk, peerv1.SnapshotReply], header []byte, begin func(parts []byte) (next func() ([]byte, error), err error)) error {
+	if err := stream.Send(&peerv1.SnapshotChunk{Header: header}); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	reply, err := stream.Recv() // Its error is also why Send failed, if it did.
+	if err != nil {
+		return err
+	}
+	next, err := begin(reply.GetParts())
+	if err != nil {
+		return err
+	}
+	for last := false; !last; {
+		run, err := next()
+		if last = errors.Is(err, io.EOF); err != nil && !last {
 			return err
 		}
-		chunk.Pairs, chunk.Checksum = pairs, xxhash.Sum64(pairs)
-		if err := stream.Send(chunk); err != nil {
-			break // CloseAndRecv has the reason.
+		if err := stream.Send(&peerv1.SnapshotChunk{Run: run, Checksum: xxhash.Sum64(run), Last: last}); err != nil {
+			break // Recv has the reason.
 		}
-		if chunk.GetLast() {
-			break
-		}
-		chunk = &peerv1.SnapshotChunk{}
 	}
-	if _, err := stream.CloseAndRecv(); err != nil {
-		return fmt.Errorf("snapshot to %s: %w", to, err)
+	if err := stream.CloseSend(); err != nil {
+		return err
+	}
+	if _, err = stream.Recv(); err != nil {
+		return err
 	}
 	return nil
 }
@@ -462,7 +478,7 @@ func (p *Peers) Raft(stream grpc.ClientStreamingServer[peerv1.RaftFrame, peerv1.
 }
 
 // Snapshot implements peerv1.PeerServer.
-func (p *Peers) Snapshot(stream grpc.ClientStreamingServer[peerv1.SnapshotChunk, peerv1.SnapshotResult]) error {
+func (p *Peers) Snapshot(stream grpc.BidiStreamingServer[peerv1.SnapshotChunk, peerv1.SnapshotReply]) error {
 	h, err := p.accept(stream)
 	if err != nil {
 		return err
@@ -471,36 +487,31 @@ func (p *Peers) Snapshot(stream grpc.ClientStreamingServer[peerv1.SnapshotChunk,
 	if err != nil {
 		return err
 	}
-	pending, last := first, false
+	offer := func(parts []byte) error { return stream.Send(&peerv1.SnapshotReply{Parts: parts}) }
+	last := false
 	next := func() ([]byte, error) {
-		for {
-			if last {
-				return nil, io.EOF
+		for !last {
+			chunk, err := stream.Recv()
+			if errors.Is(err, io.EOF) {
+				err = io.ErrUnexpectedEOF
 			}
-			chunk := pending
-			pending = nil
-			if chunk == nil {
-				var err error
-				if chunk, err = stream.Recv(); err != nil {
-					if errors.Is(err, io.EOF) {
-						err = io.ErrUnexpectedEOF
-					}
-					return nil, fmt.Errorf("snapshot: %w", err)
-				}
+			if err != nil {
+				return nil, fmt.Errorf("snapshot: %w", err)
 			}
-			if xxhash.Sum64(chunk.GetPairs()) != chunk.GetChecksum() {
+			if xxhash.Sum64(chunk.GetRun()) != chunk.GetChecksum() {
 				return nil, errors.New("snapshot: a chunk's checksum does not match")
 			}
 			last = chunk.GetLast()
-			if len(chunk.GetPairs()) > 0 {
-				return chunk.GetPairs(), nil
+			if len(chunk.GetRun()) > 0 {
+				return chunk.GetRun(), nil
 			}
 		}
+		return nil, io.EOF
 	}
-	if err := p.cfg.Snapshot(stream.Context(), h.Node, first.GetHeader(), next); err != nil {
+	if err := p.cfg.Snapshot(stream.Context(), h.Node, first.GetHeader(), offer, next); err != nil {
 		return status.Error(codes.Aborted, err.Error())
 	}
-	return stream.SendAndClose(&peerv1.SnapshotResult{})
+	return stream.Send(&peerv1.SnapshotReply{})
 }
 
 // broke follows the end of an established stream of a node: when it does not answer a plain dial

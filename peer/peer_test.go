@@ -134,9 +134,12 @@ type received struct {
 // receiver takes snapshots, and says what came of each.
 type receiver chan received
 
-func (r receiver) snapshot(_ context.Context, _ placement.NodeID, header []byte, next func() ([]byte, error)) error {
+func (r receiver) snapshot(_ context.Context, _ placement.NodeID, header []byte, offer func([]byte) error, next func() ([]byte, error)) error {
 	got := received{header: string(header)}
 	defer func() { r <- got }()
+	if err := offer([]byte("parts")); err != nil {
+		return err
+	}
 	for {
 		chunk, err := next()
 		if errors.Is(err, io.EOF) {
@@ -171,7 +174,12 @@ func TestSnapshotArrivesWhole(t *testing.T) {
 		{"the sender fails", chunks(errors.New("disk on fire"), "one"), nil, "disk on fire"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := a.SendSnapshot(t.Context(), 2, []byte("header"), tt.next)
+			err := a.SendSnapshot(t.Context(), 2, []byte("header"), func(parts []byte) (func() ([]byte, error), error) {
+				if string(parts) != "parts" {
+					t.Errorf("the receiver has %q", parts)
+				}
+				return tt.next, nil
+			})
 			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("the sender got %v, want %q", err, tt.err)
 			}
@@ -205,11 +213,11 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 		chunks []*peerv1.SnapshotChunk
 		want   string
 	}{
-		{"wrong checksum", []*peerv1.SnapshotChunk{{Pairs: []byte("one"), Checksum: 1, Last: true}}, "checksum does not match"},
-		{"no checksum", []*peerv1.SnapshotChunk{{Pairs: []byte("one"), Last: true}}, "checksum does not match"},
-		{"wrong checksum of nothing", []*peerv1.SnapshotChunk{{Checksum: 1, Last: true}}, "checksum does not match"},
-		{"later wrong", []*peerv1.SnapshotChunk{{Checksum: ofNothing}, {Pairs: []byte("one"), Checksum: 2}}, "checksum does not match"},
-		{"no end", []*peerv1.SnapshotChunk{{Checksum: ofNothing}}, "unexpected EOF"},
+		{"wrong checksum", []*peerv1.SnapshotChunk{{}, {Run: []byte("one"), Checksum: 1, Last: true}}, "checksum does not match"},
+		{"no checksum", []*peerv1.SnapshotChunk{{}, {Run: []byte("one"), Last: true}}, "checksum does not match"},
+		{"wrong checksum of nothing", []*peerv1.SnapshotChunk{{}, {Checksum: 1, Last: true}}, "checksum does not match"},
+		{"later wrong", []*peerv1.SnapshotChunk{{}, {Checksum: ofNothing}, {Run: []byte("one"), Checksum: 2}}, "checksum does not match"},
+		{"no end", []*peerv1.SnapshotChunk{{}, {Checksum: ofNothing}}, "unexpected EOF"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			stream, err := client.Snapshot(metadata.NewOutgoingContext(t.Context(), greeting()))
@@ -221,7 +229,13 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			_, err = stream.CloseAndRecv()
+			if err := stream.CloseSend(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := stream.Recv(); err != nil {
+				t.Fatal(err)
+			}
+			_, err = stream.Recv()
 			if status.Code(err) != codes.Aborted || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("the sender got %v, want %q", err, tt.want)
 			}

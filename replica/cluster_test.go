@@ -77,12 +77,17 @@ func (l link) Send(to placement.NodeID, frame []byte) bool {
 	return true
 }
 
-func (l link) SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, next func() ([]byte, error)) error {
+func (l link) SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, begin func([]byte) (func() ([]byte, error), error)) error {
 	h := l.net.host(l.from, to)
 	if h == nil {
 		return errors.New("unreachable")
 	}
-	return h.ReceiveSnapshot(ctx, l.from, header, next)
+	var next func() ([]byte, error)
+	offer := func(parts []byte) (err error) {
+		next, err = begin(parts)
+		return err
+	}
+	return h.ReceiveSnapshot(ctx, l.from, header, offer, func() ([]byte, error) { return next() })
 }
 
 // owner remembers what a Host says it owns.

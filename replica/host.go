@@ -12,6 +12,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/time/rate"
 
 	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/storage"
@@ -23,9 +24,10 @@ type Transport interface {
 	// Send queues a frame for a node and owns it from then on. It does not block; false means that
 	// it was dropped (no connection, or the queue is full).
 	Send(to placement.NodeID, frame []byte) bool
-	// SendSnapshot streams a shard's state and returns when the receiver has installed it. next
-	// returns runs of pairs, and io.EOF at the end.
-	SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, next func() ([]byte, error)) error
+	// SendSnapshot streams a shard's state and returns when the receiver has installed it. begin is
+	// called with what the receiver has already; the function that it returns returns runs, and
+	// io.EOF at the end.
+	SendSnapshot(ctx context.Context, to placement.NodeID, header []byte, begin func(parts []byte) (next func() ([]byte, error), err error)) error
 }
 
 // Owner is told which shards this node owns. It is called from the host's loop, one call at a
@@ -59,6 +61,8 @@ type Config struct {
 	// LeaderStable is how long the plan must wish the same leader before ownership is moved:
 	// default 5 s.
 	LeaderStable time.Duration
+	// SnapshotRate is how many bytes of snapshots are sent in a second, at most: default 64 MiB.
+	SnapshotRate int
 	// OnLeader is told when this node begins to own a shard. Called from the loop: must not block.
 	OnLeader func(shard placement.ShardID, term uint64)
 	// OnStall is called when the disk has not finished a write for 5 s of this process's own time:
@@ -81,6 +85,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.LeaderStable == 0 {
 		c.LeaderStable = 5 * time.Second
+	}
+	if c.SnapshotRate == 0 {
+		c.SnapshotRate = 64 << 20
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -140,6 +147,7 @@ type Host struct {
 	membership Membership
 	broken     map[placement.NodeID]bool // see PeerBroken
 	sending    int                       // snapshots
+	sendRate   *rate.Limiter             // of their bytes
 	snapshots  []queuedSnapshot
 	offers     []func() // received snapshots that wait for the batch to land
 	handOver   bool
@@ -235,7 +243,8 @@ func New(cfg Config) (*Host, error) {
 		silent:    make(map[placement.NodeID]bool),
 		late:      make(map[placement.NodeID]bool),
 
-		broken: make(map[placement.NodeID]bool),
+		broken:   make(map[placement.NodeID]bool),
+		sendRate: rate.NewLimiter(rate.Limit(cfg.SnapshotRate), snapshotBurst),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	h.shell, h.hooks.keepEntries = goroutines{h}, logKeepEntries

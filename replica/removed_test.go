@@ -23,7 +23,7 @@ func (s sentFrames) Send(_ placement.NodeID, frame []byte) bool {
 	return true
 }
 
-func (sentFrames) SendSnapshot(context.Context, placement.NodeID, []byte, func() ([]byte, error)) error {
+func (sentFrames) SendSnapshot(context.Context, placement.NodeID, []byte, func([]byte) (func() ([]byte, error), error)) error {
 	return nil
 }
 

@@ -628,8 +628,8 @@ func (sh simShell) stream(snap *storage.Snapshot, to placement.NodeID, header sn
 		return
 	}
 	var runs [][]byte
-	for next := readPairs(it); ; {
-		pairs, err := next()
+	for reader := newRunReader(it, nil); ; {
+		pairs, err := reader.next()
 		if err != nil {
 			break
 		}
@@ -668,7 +668,7 @@ func (n *simNode) takeSnapshot(from placement.NodeID, header []byte, runs [][]by
 	var in *install
 	var err error
 	ok := n.guarded(func() {
-		in, err = n.host.stage(header, func() ([]byte, error) {
+		in, err = n.host.stage(header, func([]byte) error { return nil }, func() ([]byte, error) {
 			if len(runs) == 0 {
 				return nil, io.EOF
 			}
@@ -732,7 +732,7 @@ func (t simTransport) Send(to placement.NodeID, frame []byte) bool {
 }
 
 // SendSnapshot implements Transport. Snapshots go by simShell.
-func (simTransport) SendSnapshot(context.Context, placement.NodeID, []byte, func() ([]byte, error)) error {
+func (simTransport) SendSnapshot(context.Context, placement.NodeID, []byte, func([]byte) (func() ([]byte, error), error)) error {
 	return errors.ErrUnsupported
 }
 

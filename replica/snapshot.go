@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -21,11 +22,26 @@ import (
 // receiver steps names that index. So a snapshot is never older than the replica it is for, and
 // the shard works on while it is sent.
 
+//
+// The receiver first says which parts of the state it has from an earlier try, that a restart or a
+// broken connection has ended. What is still the same at the sender is not sent again. So a large
+// shard arrives over a bad network too.
+
 const (
 	pairsBytesMax = 256 << 10
-	// snapshotStallMax is how long a receiver may take over one run of pairs: a stuck one would
-	// hold back the disk space of everything deleted since the snapshot was cut.
+	// partsBytesMax bounds what a receiver says that it has.
+	partsBytesMax = 1 << 20
+	// snapshotStallMax is how long a receiver may take over one run: a stuck one would hold back the
+	// disk space of everything deleted since the snapshot was cut.
 	snapshotStallMax = 30 * time.Second
+	// snapshotBurst is how much may be sent at once after a rest.
+	snapshotBurst = 1 << 20
+)
+
+// What a run of a snapshot is, by its first byte.
+const (
+	runPairs = 1 // keys and values
+	runKeep  = 2 // the place of a part that the receiver has
 )
 
 // snapshotHeader goes before the data.
@@ -160,30 +176,107 @@ func (h *Host) streamSnapshot(snap *storage.Snapshot, node placement.NodeID, hea
 		return err
 	}
 	defer it.Close()
-	next := readPairs(it)
-	return h.cfg.Transport.SendSnapshot(ctx, node, header.encode(), func() ([]byte, error) {
-		stalled.Reset(snapshotStallMax)
-		return next()
+	return h.cfg.Transport.SendSnapshot(ctx, node, header.encode(), func(has []byte) (func() ([]byte, error), error) {
+		parts, err := decodeParts(has)
+		if err != nil {
+			return nil, err
+		}
+		runs := newRunReader(it, parts)
+		return func() ([]byte, error) {
+			stalled.Reset(snapshotStallMax)
+			run, err := runs.next()
+			if err != nil {
+				return nil, err
+			}
+			if err := h.sendRate.WaitN(ctx, min(len(run), snapshotBurst)); err != nil {
+				return nil, err
+			}
+			return run, nil
+		}, nil
 	})
 }
 
-// readPairs returns what a snapshot sends, run by run, and io.EOF at the end.
-func readPairs(it *storage.Iter) func() ([]byte, error) {
-	ok := it.First()
-	return func() ([]byte, error) {
-		var pairs []byte
-		for ; ok && len(pairs) < pairsBytesMax; ok = it.Next() {
-			pairs = appendBytes(pairs, it.Key())
-			pairs = appendBytes(pairs, it.Value())
-		}
-		if len(pairs) > 0 {
-			return pairs, nil
-		}
-		if err := it.Error(); err != nil {
-			return nil, err
-		}
-		return nil, io.EOF
+// runReader reads what a snapshot sends.
+type runReader struct {
+	it    *storage.Iter
+	ok    bool
+	parts []storage.Part // that the receiver has, and that may still come
+	part  int            // the place of the first of them
+}
+
+func newRunReader(it *storage.Iter, parts []storage.Part) *runReader {
+	return &runReader{it: it, ok: it.First(), parts: parts}
+}
+
+// next returns the next run, and io.EOF at the end.
+func (r *runReader) next() ([]byte, error) {
+	if r.ok && r.atPart() && r.skipPart() {
+		return binary.AppendUvarint([]byte{runKeep}, uint64(r.part-1)), nil //nolint:gosec // not negative
 	}
+	run := []byte{runPairs}
+	for r.ok && len(run) < pairsBytesMax {
+		run = appendBytes(run, r.it.Key())
+		run = appendBytes(run, r.it.Value())
+		if r.ok = r.it.Next(); r.ok && r.atPart() {
+			break
+		}
+	}
+	if len(run) > 1 {
+		return run, nil
+	}
+	if err := r.it.Error(); err != nil {
+		return nil, err
+	}
+	return nil, io.EOF
+}
+
+// atPart says whether the receiver has a part that begins here.
+func (r *runReader) atPart() bool {
+	for len(r.parts) > 0 && bytes.Compare(r.parts[0].First, r.it.Key()) < 0 {
+		r.parts, r.part = r.parts[1:], r.part+1
+	}
+	return len(r.parts) > 0 && bytes.Equal(r.parts[0].First, r.it.Key())
+}
+
+// skipPart passes the part that begins here if it is the same here, and returns whether it is.
+func (r *runReader) skipPart() bool {
+	p := r.parts[0]
+	r.parts, r.part = r.parts[1:], r.part+1
+	sum := storage.NewPartSum()
+	for ; r.ok && bytes.Compare(r.it.Key(), p.Last) <= 0; r.ok = r.it.Next() {
+		sum.Add(r.it.Key(), r.it.Value())
+	}
+	if r.it.Error() == nil && sum.Sum() == p.Sum {
+		return true
+	}
+	r.ok = r.it.SeekGE(p.First)
+	return false
+}
+
+// encodeParts encodes what a receiver has, or as much of it as may be said.
+func encodeParts(parts []storage.Part) []byte {
+	var out []byte
+	for _, p := range parts {
+		if len(out)+len(p.First)+len(p.Last)+len(p.Sum)+16 > partsBytesMax {
+			break
+		}
+		out = appendBytes(appendBytes(out, p.First), p.Last)
+		out = append(out, p.Sum[:]...)
+	}
+	return out
+}
+
+func decodeParts(b []byte) ([]storage.Part, error) {
+	var parts []storage.Part
+	for d := (decoder{b: b}); len(d.b) > 0; {
+		p := storage.Part{First: d.bytes(), Last: d.bytes()}
+		if d.err != nil || len(d.b) < len(p.Sum) {
+			return nil, fmt.Errorf("parts of a snapshot: %w", errMalformed)
+		}
+		d.b = d.b[copy(p.Sum[:], d.b):]
+		parts = append(parts, p)
+	}
+	return parts, nil
 }
 
 // install is a received snapshot that waits for Raft to accept it.
@@ -195,14 +288,17 @@ type install struct {
 
 // ReceiveSnapshot takes a shard's state from a node and returns when it is installed. The data is
 // written beside the store first; the shard's old state is replaced at once, or not at all.
-func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHeader []byte, next func() ([]byte, error)) error {
-	in, err := h.stage(rawHeader, next)
+//
+// offer is called once, first, with what is here already; next then returns runs, and io.EOF at the
+// end. What was received before an error is kept for the next try.
+func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHeader []byte, offer func(parts []byte) error, next func() ([]byte, error)) error {
+	in, err := h.stage(rawHeader, offer, next)
 	if err != nil {
 		return err
 	}
 	result := make(chan error, 1)
 	if !h.control(func() { h.offer(from, in, result) }) {
-		return errors.Join(errClosed, in.ingest.Abort())
+		return errors.Join(errClosed, in.ingest.Suspend())
 	}
 	select {
 	case err := <-result:
@@ -215,7 +311,7 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 }
 
 // stage writes a received snapshot beside the store.
-func (h *Host) stage(rawHeader []byte, next func() ([]byte, error)) (*install, error) {
+func (h *Host) stage(rawHeader []byte, offer func(parts []byte) error, next func() ([]byte, error)) (*install, error) {
 	header, err := decodeSnapshotHeader(rawHeader)
 	if err != nil {
 		return nil, err
@@ -223,12 +319,16 @@ func (h *Host) stage(rawHeader []byte, next func() ([]byte, error)) (*install, e
 	if int(header.shard) >= h.cfg.Shards {
 		return nil, fmt.Errorf("snapshot of shard %d of %d: %w", header.shard, h.cfg.Shards, errMalformed)
 	}
-	ingest, err := h.store.NewIngest(header.shard)
-	if err != nil {
-		return nil, err
+	ingest := h.store.NewIngest(header.shard)
+	err = offer(encodeParts(ingest.Parts()))
+	if err == nil {
+		err = receive(ingest, &header, next)
 	}
-	if err := receive(ingest, &header, next); err != nil {
+	switch {
+	case errors.Is(err, errMalformed):
 		return nil, errors.Join(err, ingest.Abort())
+	case err != nil:
+		return nil, errors.Join(err, ingest.Suspend())
 	}
 	return &install{header: header, ingest: ingest}, nil
 }
@@ -246,35 +346,61 @@ func receive(ingest *storage.Ingest, header *snapshotHeader, next func() ([]byte
 			return err
 		}
 	}
-	if err := receivePairs(ingest, header.shard, next); err != nil {
+	// The objects' state is in parts of its own, which may be the same at the next try.
+	if err := ingest.Cut(); err != nil {
+		return err
+	}
+	if err := receiveRuns(ingest, header.shard, next); err != nil {
+		return err
+	}
+	if err := ingest.Cut(); err != nil {
 		return err
 	}
 	return ingest.Add(storage.TruncatedKey(header.shard), at)
 }
 
-func receivePairs(ingest *storage.Ingest, shard placement.ShardID, next func() ([]byte, error)) error {
-	lo, hi := storage.StateSpan(shard)
+func receiveRuns(ingest *storage.Ingest, shard placement.ShardID, next func() ([]byte, error)) error {
 	for {
-		pairs, err := next()
+		run, err := next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		for d := (decoder{b: pairs}); len(d.b) > 0; {
-			key, value := d.bytes(), d.bytes()
-			if d.err != nil {
-				return fmt.Errorf("snapshot pairs: %w", d.err)
-			}
-			if string(key) < string(lo) || string(key) >= string(hi) {
-				return fmt.Errorf("snapshot of shard %d has the key %x of another: %w", shard, key, errMalformed)
-			}
-			if err := ingest.Add(key, value); err != nil {
-				return err
-			}
+		if err := receiveRun(ingest, shard, run); err != nil {
+			return err
 		}
 	}
+}
+
+func receiveRun(ingest *storage.Ingest, shard placement.ShardID, run []byte) error {
+	lo, hi := storage.StateSpan(shard)
+	d := decoder{b: run}
+	switch kind := d.byte(); kind {
+	case runKeep:
+		part := d.uvarint()
+		if d.err != nil || part >= uint64(len(ingest.Parts())) {
+			return fmt.Errorf("snapshot: part %d of %d: %w", part, len(ingest.Parts()), errMalformed)
+		}
+		return ingest.Keep(int(part)) //nolint:gosec // below the number of parts
+	case runPairs:
+	default:
+		return fmt.Errorf("snapshot: run of kind %d: %w", kind, errMalformed)
+	}
+	for len(d.b) > 0 {
+		key, value := d.bytes(), d.bytes()
+		if d.err != nil {
+			return fmt.Errorf("snapshot pairs: %w", errMalformed)
+		}
+		if string(key) < string(lo) || string(key) >= string(hi) {
+			return fmt.Errorf("snapshot of shard %d has the key %x of another: %w", shard, key, errMalformed)
+		}
+		if err := ingest.Add(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // offer steps the snapshot's message; Raft takes it or finds it stale.

@@ -1,16 +1,9 @@
 package storage
 
 import (
-	"context"
-	"fmt"
 	"io"
-	"strings"
-	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/objstorage/objstorageprovider"
-	"github.com/cockroachdb/pebble/v2/sstable"
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Engine is what a Store needs of the ordered store under it. Pebble is one; a model of it in
@@ -33,7 +26,8 @@ type Engine interface {
 	Sync(b *pebble.Batch) error
 	// Snapshot returns the engine as it is now.
 	Snapshot() EngineSnapshot
-	// Replace begins to replace everything in [lo, hi).
+	// Replace begins to replace everything in [lo, hi), where an earlier Replacement of the range left
+	// off, if it was suspended.
 	Replace(lo, hi []byte) Replacement
 	// Close ends it.
 	Close() error
@@ -73,9 +67,18 @@ type Cursor interface {
 type Replacement interface {
 	// Add adds a pair. Keys ascend; key and value are copied.
 	Add(key, value []byte) error
+	// Cut ends a Part: the next pair begins another.
+	Cut() error
+	// Parts returns what an earlier Replacement of the range, that was suspended or cut off by a
+	// crash, has left, in the order of its keys. None may be there.
+	Parts() []Part
+	// Keep adds the pairs of a Part, by its place in Parts, in place of as many Adds.
+	Keep(part int) error
 	// Finish replaces the range. After an error nothing has changed.
 	Finish() error
-	// Abort gives up.
+	// Suspend gives up, and leaves what it has written for the next Replacement of the range.
+	Suspend() error
+	// Abort gives up for good.
 	Abort() error
 }
 
@@ -83,10 +86,7 @@ type Replacement interface {
 type pebbleEngine struct {
 	*pebble.DB
 
-	fs      vfs.FS
-	dir     string
-	boot    uint64        // names ingest files
-	ingests atomic.Uint64 // numbers them
+	files replacementFiles
 }
 
 // NewBatch implements Engine.
@@ -124,102 +124,4 @@ func pebbleIter(r pebble.Reader, lo, hi []byte) (Cursor, error) {
 		return nil, err
 	}
 	return it, nil
-}
-
-// The names of a replacement's files.
-const ingestPrefix, ingestSuffix = "ingest-", ".tmp"
-
-// ingestFileBytes is when a replacement begins its next file.
-const ingestFileBytes = 16 << 20
-
-// pebbleReplacement implements Replacement: files beside the store, which pebble takes in at once.
-type pebbleReplacement struct {
-	engine *pebbleEngine
-	lo, hi []byte
-	paths  []string
-	w      *sstable.Writer
-	bytes  int
-}
-
-// Replace implements Engine.
-func (e *pebbleEngine) Replace(lo, hi []byte) Replacement {
-	return &pebbleReplacement{engine: e, lo: lo, hi: hi}
-}
-
-// Add implements Replacement.
-func (r *pebbleReplacement) Add(key, value []byte) error {
-	if r.w != nil && r.bytes > ingestFileBytes {
-		if err := r.closeFile(); err != nil {
-			return err
-		}
-	}
-	if r.w == nil {
-		if err := r.openFile(); err != nil {
-			return err
-		}
-	}
-	r.bytes += len(key) + len(value)
-	return r.w.Set(key, value)
-}
-
-func (r *pebbleReplacement) openFile() error {
-	path := r.engine.fs.PathJoin(r.engine.dir, fmt.Sprintf("%s%d-%d%s", ingestPrefix, r.engine.boot, r.engine.ingests.Add(1), ingestSuffix))
-	f, err := r.engine.fs.Create(path, vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	r.paths = append(r.paths, path)
-	r.w = sstable.NewWriter(objstorageprovider.NewFileWritable(f), sstable.WriterOptions{TableFormat: r.engine.TableFormat(), MergerName: mergerName})
-	r.bytes = 0
-	return nil
-}
-
-func (r *pebbleReplacement) closeFile() error {
-	if r.w == nil {
-		return nil
-	}
-	w := r.w
-	r.w = nil
-	return w.Close()
-}
-
-// Finish implements Replacement.
-func (r *pebbleReplacement) Finish() error {
-	defer r.remove()
-	if err := r.closeFile(); err != nil {
-		return err
-	}
-	_, err := r.engine.IngestAndExcise(context.Background(), r.paths, nil, nil, pebble.KeyRange{Start: r.lo, End: r.hi})
-	return err
-}
-
-// Abort implements Replacement.
-func (r *pebbleReplacement) Abort() error {
-	defer r.remove()
-	return r.closeFile()
-}
-
-// remove deletes the files, which pebble has linked or nobody wants. What a crash leaves is removed
-// at the next Open.
-func (r *pebbleReplacement) remove() {
-	for _, path := range r.paths {
-		_ = r.engine.fs.Remove(path)
-	}
-	r.paths = nil
-}
-
-// removeIngests deletes what a replacement that was cut off has left: it is never read.
-func (e *pebbleEngine) removeIngests() error {
-	names, err := e.fs.List(e.dir)
-	if err != nil {
-		return fmt.Errorf("list %s: %w", e.dir, err)
-	}
-	for _, name := range names {
-		if strings.HasPrefix(name, ingestPrefix) && strings.HasSuffix(name, ingestSuffix) {
-			if err := e.fs.Remove(e.fs.PathJoin(e.dir, name)); err != nil {
-				return fmt.Errorf("remove %s: %w", name, err)
-			}
-		}
-	}
-	return nil
 }

@@ -28,13 +28,35 @@ func (s *Snapshot) Close() error { return s.s.Close() }
 type Ingest struct {
 	shard placement.ShardID
 	r     Replacement
+	parts []Part // of the objects' state
+	first int    // the place of their first among the Replacement's
 }
 
-// NewIngest begins to replace the shard. End it with Finish or Abort.
-func (s *Store) NewIngest(shard placement.ShardID) (*Ingest, error) {
-	lo, hi := ShardSpan(shard)
-	return &Ingest{shard: shard, r: s.engine.Replace(lo, hi)}, nil
+// NewIngest begins to replace the shard, where an earlier Ingest of it was suspended. It reads all
+// that one has left. End it with Finish, Suspend or Abort.
+func (s *Store) NewIngest(shard placement.ShardID) *Ingest {
+	in := &Ingest{shard: shard, r: s.engine.Replace(ShardSpan(shard))}
+	lo, hi := StateSpan(shard)
+	for i, p := range in.r.Parts() {
+		if string(p.First) < string(lo) || string(p.Last) >= string(hi) {
+			continue // Raft's own, which is never the same twice.
+		}
+		if len(in.parts) == 0 {
+			in.first = i
+		}
+		in.parts = append(in.parts, p)
+	}
+	return in
 }
+
+// Parts returns the runs of the objects' state that are here already, in the order of their keys.
+func (in *Ingest) Parts() []Part { return in.parts }
+
+// Keep adds all pairs of a Part, by its place in Parts.
+func (in *Ingest) Keep(part int) error { return in.wrap(in.r.Keep(in.first + part)) }
+
+// Cut ends a Part: what is added next is in another.
+func (in *Ingest) Cut() error { return in.wrap(in.r.Cut()) }
 
 // Add adds a pair. Keys must ascend over the whole ingest and lie in the shard's ShardSpan. Key and
 // value are copied.
@@ -49,7 +71,11 @@ func (in *Ingest) Finish(hardState []byte) error {
 	return in.wrap(in.r.Finish())
 }
 
-// Abort gives up; nothing has changed.
+// Suspend gives up, but keeps what was added for the next Ingest of the shard, for an hour, also over
+// a restart. Nothing has changed.
+func (in *Ingest) Suspend() error { return in.wrap(in.r.Suspend()) }
+
+// Abort gives up for good; nothing has changed.
 func (in *Ingest) Abort() error { return in.wrap(in.r.Abort()) }
 
 func (in *Ingest) wrap(err error) error {

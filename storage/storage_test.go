@@ -350,10 +350,7 @@ func TestIngestReplacesOneShard(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = b.Close()
-	in, err := s.NewIngest(2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := s.NewIngest(2)
 	if err := in.Add(storage.ReplicaKey(2), []byte("new")); err != nil {
 		t.Fatal(err)
 	}

@@ -31,6 +31,15 @@ const FormatVersion = 1
 // mergerName is in every store from its first day: pebble opens no store under another.
 const mergerName = "holdfast.v1"
 
+// merger merges nothing yet. Its name is what must be there from the first day on.
+var merger = &pebble.Merger{
+	Name: mergerName,
+	Merge: func(_, value []byte) (pebble.ValueMerger, error) {
+		m := &lastValue{}
+		return m, m.MergeNewer(value)
+	},
+}
+
 // minFreeBytes must be free before Open: pebble on a full disk would spin for ever.
 const minFreeBytes = 64 << 20
 
@@ -129,13 +138,13 @@ func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	engine := &pebbleEngine{DB: db, fs: o.FS, dir: dir}
+	engine := &pebbleEngine{DB: db, files: replacementFiles{fs: o.FS, dir: dir}}
 	s, err := openOn(engine)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), db.Close())
 	}
-	engine.boot = s.boot
-	if err := engine.removeIngests(); err != nil {
+	engine.files.boot = s.boot
+	if err := engine.files.load(); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
@@ -239,14 +248,7 @@ func pebbleOptions(o Options, lock *pebble.Lock) *pebble.Options {
 		LBaseMaxBytes:               64 << 20,
 		MaxOpenFiles:                1000,
 		Logger:                      pebbleLogger{logger: o.Logger, fatal: o.OnFatal},
-		Merger: &pebble.Merger{
-			Name: mergerName,
-			// No operation merges yet. The name is what must be there from the first day on.
-			Merge: func(_, value []byte) (pebble.ValueMerger, error) {
-				m := &lastValue{}
-				return m, m.MergeNewer(value)
-			},
-		},
+		Merger:                      merger,
 	}
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
@@ -380,7 +382,7 @@ func (s *Store) Metrics() Metrics {
 		MemtableBytes:  m.MemTable.Size,
 		CacheBytes:     m.BlockCache.Size,
 	}
-	if usage, err := e.fs.GetDiskUsage(e.dir); err == nil {
+	if usage, err := e.files.fs.GetDiskUsage(e.files.dir); err == nil {
 		out.FreeDiskBytes = usage.AvailBytes
 	}
 	return out

@@ -24,6 +24,7 @@ type listenFlags struct {
 	Memory    int64         `name:"memory-limit" help:"Memory in bytes that the node reckons with; 0 asks the machine. A quarter of it is for mailboxes and unflushed writes." default:"0"`
 	JoinAfter time.Duration `name:"ring-join-after" help:"How long a node must be alive before objects are placed on it." default:"5s"`
 	DeadAfter time.Duration `name:"ring-dead-after" help:"How long a node may be dead before its replicas are rebuilt elsewhere." default:"5m"`
+	Rate      int           `name:"snapshot-rate" help:"How many bytes of snapshots the node sends in a second, at most." default:"67108864"`
 	Stable    time.Duration `name:"leader-stable" help:"How long the ring must wish the same before ownership is moved to its first choice." default:"5s"`
 }
 
@@ -102,6 +103,7 @@ func readGossipKey(file string) ([]byte, error) {
 func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	cfg.Logger = newLogger(e, f)
 	cfg.Version = version()
+	cfg.SnapshotRate = f.Rate
 	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = f.JoinAfter, f.DeadAfter, f.Stable
 	cfg.MemoryLimit = f.Memory
 	cfg.DrainTimeout = f.Drain

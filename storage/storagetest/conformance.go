@@ -243,10 +243,7 @@ func testReplace(t *testing.T, m Machine) {
 		b.Set(testKey(testShard, 2), []byte("old"))
 		b.Set(testKey(testShard+1, 1), []byte("behind"))
 	})
-	in, err := s.NewIngest(testShard)
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := s.NewIngest(testShard)
 	if err := in.Add(testKey(testShard, 2), []byte("new")); err != nil {
 		t.Fatal(err)
 	}
@@ -273,10 +270,7 @@ func testAbort(t *testing.T, m Machine) {
 	defer closeStore(t, s)
 	commit(t, s, true, func(b *storage.Batch) { b.Set(testKey(testShard, 1), []byte("old")) })
 	before := all(t, s)
-	in, err := s.NewIngest(testShard)
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := s.NewIngest(testShard)
 	if err := in.Add(testKey(testShard, 2), []byte("new")); err != nil {
 		t.Fatal(err)
 	}
@@ -407,10 +401,7 @@ func replaceAtRandom(t *testing.T, s *storage.Store, rng *rand.Rand, state map[s
 	t.Helper()
 	lo, hi := storage.ShardSpan(testShard)
 	maps.DeleteFunc(state, func(k, _ string) bool { return k >= string(lo) && k < string(hi) })
-	in, err := s.NewIngest(testShard)
-	if err != nil {
-		t.Fatal(err)
-	}
+	in := s.NewIngest(testShard)
 	for n := range rng.IntN(8) {
 		key, value := testKey(testShard, n), strconv.Itoa(rng.IntN(1000))
 		if err := in.Add(key, []byte(value)); err != nil {

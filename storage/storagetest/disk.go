@@ -327,6 +327,18 @@ func (r *replacement) Add(key, value []byte) error {
 	return nil
 }
 
+// Cut implements storage.Replacement.
+func (*replacement) Cut() error { return nil }
+
+// Parts implements storage.Replacement. This disk leaves none.
+func (*replacement) Parts() []storage.Part { return nil }
+
+// Keep implements storage.Replacement.
+func (*replacement) Keep(part int) error { return fmt.Errorf("there is no part %d", part) }
+
+// Suspend implements storage.Replacement.
+func (r *replacement) Suspend() error { return r.Abort() }
+
 // Finish implements storage.Replacement.
 func (r *replacement) Finish() error {
 	d := r.engine.use()

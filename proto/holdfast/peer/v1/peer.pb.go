@@ -109,11 +109,11 @@ func (*RaftSummary) Descriptor() ([]byte, []int) {
 
 type SnapshotChunk struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// First chunk only: which replica this is for and the Raft state that goes with the data.
+	// First chunk, and only that: which replica this is for and the Raft state that goes with the data.
 	Header []byte `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
-	// A run of key-value pairs, in order.
-	Pairs []byte `protobuf:"bytes,2,opt,name=pairs,proto3" json:"pairs,omitempty"`
-	// xxhash64 of pairs.
+	// A run, as docs/format/raft.md says.
+	Run []byte `protobuf:"bytes,2,opt,name=run,proto3" json:"run,omitempty"`
+	// xxhash64 of run.
 	Checksum uint64 `protobuf:"varint,3,opt,name=checksum,proto3" json:"checksum,omitempty"`
 	// The last chunk says so: a stream that merely ends is a broken one.
 	Last          bool `protobuf:"varint,4,opt,name=last,proto3" json:"last,omitempty"`
@@ -158,9 +158,9 @@ func (x *SnapshotChunk) GetHeader() []byte {
 	return nil
 }
 
-func (x *SnapshotChunk) GetPairs() []byte {
+func (x *SnapshotChunk) GetRun() []byte {
 	if x != nil {
-		return x.Pairs
+		return x.Run
 	}
 	return nil
 }
@@ -179,26 +179,28 @@ func (x *SnapshotChunk) GetLast() bool {
 	return false
 }
 
-type SnapshotResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+type SnapshotReply struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// First reply: what the server has of an earlier try, as docs/format/raft.md says.
+	Parts         []byte `protobuf:"bytes,1,opt,name=parts,proto3" json:"parts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SnapshotResult) Reset() {
-	*x = SnapshotResult{}
+func (x *SnapshotReply) Reset() {
+	*x = SnapshotReply{}
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SnapshotResult) String() string {
+func (x *SnapshotReply) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SnapshotResult) ProtoMessage() {}
+func (*SnapshotReply) ProtoMessage() {}
 
-func (x *SnapshotResult) ProtoReflect() protoreflect.Message {
+func (x *SnapshotReply) ProtoReflect() protoreflect.Message {
 	mi := &file_holdfast_peer_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -210,9 +212,16 @@ func (x *SnapshotResult) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SnapshotResult.ProtoReflect.Descriptor instead.
-func (*SnapshotResult) Descriptor() ([]byte, []int) {
+// Deprecated: Use SnapshotReply.ProtoReflect.Descriptor instead.
+func (*SnapshotReply) Descriptor() ([]byte, []int) {
 	return file_holdfast_peer_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SnapshotReply) GetParts() []byte {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
 }
 
 var File_holdfast_peer_v1_peer_proto protoreflect.FileDescriptor
@@ -222,17 +231,18 @@ const file_holdfast_peer_v1_peer_proto_rawDesc = "" +
 	"\x1bholdfast/peer/v1/peer.proto\x12\x10holdfast.peer.v1\x1a\x19holdfast/v1/objects.proto\"'\n" +
 	"\tRaftFrame\x12\x1a\n" +
 	"\bmessages\x18\x01 \x01(\fR\bmessages\"\r\n" +
-	"\vRaftSummary\"m\n" +
+	"\vRaftSummary\"i\n" +
 	"\rSnapshotChunk\x12\x16\n" +
-	"\x06header\x18\x01 \x01(\fR\x06header\x12\x14\n" +
-	"\x05pairs\x18\x02 \x01(\fR\x05pairs\x12\x1a\n" +
+	"\x06header\x18\x01 \x01(\fR\x06header\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\fR\x03run\x12\x1a\n" +
 	"\bchecksum\x18\x03 \x01(\x04R\bchecksum\x12\x12\n" +
-	"\x04last\x18\x04 \x01(\bR\x04last\"\x10\n" +
-	"\x0eSnapshotResult2\xd4\x01\n" +
+	"\x04last\x18\x04 \x01(\bR\x04last\"%\n" +
+	"\rSnapshotReply\x12\x14\n" +
+	"\x05parts\x18\x01 \x01(\fR\x05parts2\xd5\x01\n" +
 	"\x04Peer\x125\n" +
 	"\x05Calls\x12\x13.holdfast.v1.Frames\x1a\x13.holdfast.v1.Frames(\x010\x01\x12D\n" +
-	"\x04Raft\x12\x1b.holdfast.peer.v1.RaftFrame\x1a\x1d.holdfast.peer.v1.RaftSummary(\x01\x12O\n" +
-	"\bSnapshot\x12\x1f.holdfast.peer.v1.SnapshotChunk\x1a .holdfast.peer.v1.SnapshotResult(\x01B?Z=github.com/holdfast-io/holdfast/proto/holdfast/peer/v1;peerv1b\x06proto3"
+	"\x04Raft\x12\x1b.holdfast.peer.v1.RaftFrame\x1a\x1d.holdfast.peer.v1.RaftSummary(\x01\x12P\n" +
+	"\bSnapshot\x12\x1f.holdfast.peer.v1.SnapshotChunk\x1a\x1f.holdfast.peer.v1.SnapshotReply(\x010\x01B?Z=github.com/holdfast-io/holdfast/proto/holdfast/peer/v1;peerv1b\x06proto3"
 
 var (
 	file_holdfast_peer_v1_peer_proto_rawDescOnce sync.Once
@@ -248,11 +258,11 @@ func file_holdfast_peer_v1_peer_proto_rawDescGZIP() []byte {
 
 var file_holdfast_peer_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_holdfast_peer_v1_peer_proto_goTypes = []any{
-	(*RaftFrame)(nil),      // 0: holdfast.peer.v1.RaftFrame
-	(*RaftSummary)(nil),    // 1: holdfast.peer.v1.RaftSummary
-	(*SnapshotChunk)(nil),  // 2: holdfast.peer.v1.SnapshotChunk
-	(*SnapshotResult)(nil), // 3: holdfast.peer.v1.SnapshotResult
-	(*v1.Frames)(nil),      // 4: holdfast.v1.Frames
+	(*RaftFrame)(nil),     // 0: holdfast.peer.v1.RaftFrame
+	(*RaftSummary)(nil),   // 1: holdfast.peer.v1.RaftSummary
+	(*SnapshotChunk)(nil), // 2: holdfast.peer.v1.SnapshotChunk
+	(*SnapshotReply)(nil), // 3: holdfast.peer.v1.SnapshotReply
+	(*v1.Frames)(nil),     // 4: holdfast.v1.Frames
 }
 var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
 	4, // 0: holdfast.peer.v1.Peer.Calls:input_type -> holdfast.v1.Frames
@@ -260,7 +270,7 @@ var file_holdfast_peer_v1_peer_proto_depIdxs = []int32{
 	2, // 2: holdfast.peer.v1.Peer.Snapshot:input_type -> holdfast.peer.v1.SnapshotChunk
 	4, // 3: holdfast.peer.v1.Peer.Calls:output_type -> holdfast.v1.Frames
 	1, // 4: holdfast.peer.v1.Peer.Raft:output_type -> holdfast.peer.v1.RaftSummary
-	3, // 5: holdfast.peer.v1.Peer.Snapshot:output_type -> holdfast.peer.v1.SnapshotResult
+	3, // 5: holdfast.peer.v1.Peer.Snapshot:output_type -> holdfast.peer.v1.SnapshotReply
 	3, // [3:6] is the sub-list for method output_type
 	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name

@@ -37,8 +37,9 @@ type PeerClient interface {
 	// Raft carries the Raft messages of many shards a frame, one way. The server sends nothing but
 	// the end of the stream.
 	Raft(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[RaftFrame, RaftSummary], error)
-	// Snapshot carries one shard's state.
-	Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SnapshotChunk, SnapshotResult], error)
+	// Snapshot carries one shard's state. The server replies to the first chunk, and once more when
+	// the state is installed.
+	Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotChunk, SnapshotReply], error)
 }
 
 type peerClient struct {
@@ -75,18 +76,18 @@ func (c *peerClient) Raft(ctx context.Context, opts ...grpc.CallOption) (grpc.Cl
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_RaftClient = grpc.ClientStreamingClient[RaftFrame, RaftSummary]
 
-func (c *peerClient) Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[SnapshotChunk, SnapshotResult], error) {
+func (c *peerClient) Snapshot(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SnapshotChunk, SnapshotReply], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[2], Peer_Snapshot_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[SnapshotChunk, SnapshotResult]{ClientStream: stream}
+	x := &grpc.GenericClientStream[SnapshotChunk, SnapshotReply]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_SnapshotClient = grpc.ClientStreamingClient[SnapshotChunk, SnapshotResult]
+type Peer_SnapshotClient = grpc.BidiStreamingClient[SnapshotChunk, SnapshotReply]
 
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
@@ -97,8 +98,9 @@ type PeerServer interface {
 	// Raft carries the Raft messages of many shards a frame, one way. The server sends nothing but
 	// the end of the stream.
 	Raft(grpc.ClientStreamingServer[RaftFrame, RaftSummary]) error
-	// Snapshot carries one shard's state.
-	Snapshot(grpc.ClientStreamingServer[SnapshotChunk, SnapshotResult]) error
+	// Snapshot carries one shard's state. The server replies to the first chunk, and once more when
+	// the state is installed.
+	Snapshot(grpc.BidiStreamingServer[SnapshotChunk, SnapshotReply]) error
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -115,7 +117,7 @@ func (UnimplementedPeerServer) Calls(grpc.BidiStreamingServer[v1.Frames, v1.Fram
 func (UnimplementedPeerServer) Raft(grpc.ClientStreamingServer[RaftFrame, RaftSummary]) error {
 	return status.Error(codes.Unimplemented, "method Raft not implemented")
 }
-func (UnimplementedPeerServer) Snapshot(grpc.ClientStreamingServer[SnapshotChunk, SnapshotResult]) error {
+func (UnimplementedPeerServer) Snapshot(grpc.BidiStreamingServer[SnapshotChunk, SnapshotReply]) error {
 	return status.Error(codes.Unimplemented, "method Snapshot not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
@@ -154,11 +156,11 @@ func _Peer_Raft_Handler(srv interface{}, stream grpc.ServerStream) error {
 type Peer_RaftServer = grpc.ClientStreamingServer[RaftFrame, RaftSummary]
 
 func _Peer_Snapshot_Handler(srv interface{}, stream grpc.ServerStream) error {
-	return srv.(PeerServer).Snapshot(&grpc.GenericServerStream[SnapshotChunk, SnapshotResult]{ServerStream: stream})
+	return srv.(PeerServer).Snapshot(&grpc.GenericServerStream[SnapshotChunk, SnapshotReply]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_SnapshotServer = grpc.ClientStreamingServer[SnapshotChunk, SnapshotResult]
+type Peer_SnapshotServer = grpc.BidiStreamingServer[SnapshotChunk, SnapshotReply]
 
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -182,6 +184,7 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Snapshot",
 			Handler:       _Peer_Snapshot_Handler,
+			ServerStreams: true,
 			ClientStreams: true,
 		},
 	},
