@@ -173,9 +173,9 @@ func TestAResumedSnapshotHasWhatWasWrittenMeanwhile(t *testing.T) {
 	if err := s.ship(shippedKeys * shippedValue * 3 / 4); !errors.Is(err, errCut) {
 		t.Fatalf("got %v", err)
 	}
-	s.set(0, []byte("another"))  // At the beginning of a part.
-	s.set(3, []byte("another"))  // In it.
-	s.set(-1, []byte("before"))  // Before all.
+	s.set(0, []byte("another"))             // At the beginning of a part.
+	s.set(3, []byte("another"))             // In it.
+	s.set(-1, []byte("before"))             // Before all.
 	s.set(shippedKeys-1, []byte("another")) // In none.
 	if err := s.ship(0); err != nil {
 		t.Fatal(err)
