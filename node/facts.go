@@ -22,7 +22,8 @@ import (
 const factsMetaKey = "facts"
 
 // factsCache is this node's copy of the cluster facts. It implements router.Facts. Facts only grow,
-// so an old copy is never wrong, only incomplete.
+// but for the wish that a node own nothing: an old copy is never wrong about anything that matters,
+// only incomplete.
 //
 // It is safe for concurrent use; reading takes no lock.
 type factsCache struct {
@@ -44,6 +45,7 @@ type factsView struct {
 	byName    map[string]router.ClassFacts
 	byService map[string]router.ClassFacts
 	removed   map[placement.NodeID]bool
+	drained   map[placement.NodeID]bool
 }
 
 type refreshRound struct {
@@ -73,6 +75,7 @@ func newFactsView(resp *systemv1.FactsResponse) *factsView {
 		byName:    make(map[string]router.ClassFacts),
 		byService: make(map[string]router.ClassFacts),
 		removed:   make(map[placement.NodeID]bool),
+		drained:   make(map[placement.NodeID]bool),
 	}
 	// The class that keeps the facts is known without them.
 	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName})
@@ -81,6 +84,9 @@ func newFactsView(resp *systemv1.FactsResponse) *factsView {
 	}
 	for _, id := range v.facts.GetRemovedNodes() {
 		v.removed[placement.NodeID(id)] = true
+	}
+	for _, id := range v.facts.GetDrainedNodes() {
+		v.drained[placement.NodeID(id)] = true
 	}
 	return v
 }
@@ -109,6 +115,9 @@ func (c *factsCache) Revision() uint64 { return c.view.Load().revision }
 
 // Removed returns the nodes barred for good. The caller must not modify it.
 func (c *factsCache) Removed() map[placement.NodeID]bool { return c.view.Load().removed }
+
+// Drained returns the nodes that are to own nothing. The caller must not modify it.
+func (c *factsCache) Drained() map[placement.NodeID]bool { return c.view.Load().drained }
 
 // Missing returns the names of classes that the cluster knows and have lacks.
 func (c *factsCache) Missing(have []string) []string {

@@ -446,6 +446,9 @@ func (n *Node) readiness() (bool, []string) {
 	if missing := n.missingClasses(); len(missing) > 0 {
 		reasons = append(reasons, fmt.Sprintf("this node lacks the classes %v of the cluster and so owns nothing: start it with a binary that has them", missing))
 	}
+	if n.facts.Drained()[n.id.Node] {
+		reasons = append(reasons, fmt.Sprintf("this node is drained, and owns only what no other node can own: 'holdfast drain --off %s' ends that", n.id.Name))
+	}
 	return true, reasons
 }
 

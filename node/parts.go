@@ -271,6 +271,10 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 	removed := n.facts.Removed()
 	live := make(map[placement.NodeID]bool)
 	noLead := make(map[placement.NodeID]bool)
+	avoid := make(map[placement.NodeID]replica.Reluctance)
+	for id := range n.facts.Drained() {
+		avoid[id] = replica.Drained
+	}
 	var seen []sighting
 	var connect []placement.NodeID
 	list := n.cluster.Members()
@@ -295,7 +299,7 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		n.ring.Store(placement.NewRing(ring, n.id.Shards, n.id.Replicas))
 	}
 	n.peers.SetPeers(connect)
-	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead})
+	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead, Avoid: avoid})
 	if removed[n.id.Node] && len(n.host.Status()) == 0 {
 		n.fail(ErrRemoved)
 	}

@@ -126,6 +126,7 @@ type Group struct {
 	quiet    int // ticks since a leader was heard or an answer came
 	settling int // ticks for which a membership change counts as recent
 	transfer *transfer
+	putOff   int // ticks before a hand-over that was given up is tried again
 	stable   int // ticks for which the ring has wished the same owner
 	wish     []placement.NodeID
 	moving   string // what is under way, in words

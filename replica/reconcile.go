@@ -15,13 +15,14 @@ import (
 )
 
 // Membership is what the node knows of the cluster: what the ring wishes, who is alive, who must
-// not lead, who was removed for good. The maps are read by the loop: the caller must not change
+// not lead, who had better not, who was removed for good. The maps are read by the loop: the caller must not change
 // them afterwards.
 type Membership struct {
 	Ring    *placement.Ring
 	Live    map[placement.NodeID]bool
 	Removed map[placement.NodeID]bool
 	NoLead  map[placement.NodeID]bool
+	Avoid   map[placement.NodeID]Reluctance
 }
 
 // SetMembership steers the groups that this node leads.
@@ -57,6 +58,7 @@ func (h *Host) reconcile(g *Group) {
 		return
 	}
 	g.stable++
+	g.putOff = max(g.putOff-1, 0)
 	if h.membership.Ring == nil || h.age%reconcileEach != 0 || h.handOver {
 		return
 	}
@@ -69,7 +71,9 @@ func (h *Host) reconcile(g *Group) {
 	switch a.Kind {
 	case actNone:
 	case actTransfer:
-		h.beginTransfer(g, a.Node, false)
+		if g.putOff == 0 {
+			h.beginTransfer(g, a.Node, false)
+		}
 	case actAddLearner, actRemoveLearner, actChange:
 		h.proposeChange(g, a)
 	}
@@ -84,6 +88,7 @@ func (h *Host) view(g *Group) planView {
 		Live:    h.membership.Live,
 		Removed: h.membership.Removed,
 		NoLead:  h.membership.NoLead,
+		Avoid:   h.membership.Avoid,
 		Stable:  time.Duration(g.stable)*h.cfg.Tick >= h.cfg.LeaderStable,
 	}
 	commit := g.log.hard.GetCommit()
@@ -177,9 +182,10 @@ func (h *Host) tickTransfer(g *Group) {
 	if t.ticks <= limit {
 		return
 	}
+	// The shard's other objects have waited with the one that holds its turn: they come first now.
 	g.transfer = nil
 	g.moving = ""
-	g.stable = 0
+	g.stable, g.putOff = 0, int(h.cfg.LeaderStable/h.cfg.Tick)
 	h.cfg.Owner.Resume(g.shard, g.ownTerm)
 }
 
@@ -221,7 +227,7 @@ func (h *Host) handOverStep() bool {
 			continue
 		}
 		v := h.viewWithoutRing(g)
-		heir, ok := v.heir(h.preference(g))
+		heir, ok := v.heir(h.preference(g), noLead)
 		if !ok {
 			continue // Nobody could take it.
 		}

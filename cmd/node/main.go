@@ -35,6 +35,7 @@ type cli struct {
 	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
 	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`
 	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
+	Drain   drainCmd   `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`
 	Remove  removeCmd  `cmd:"" help:"Move every replica off a node and bar it for good."`
 	Health  healthCmd  `cmd:"" help:"Ask a node whether it is ready; the exit status answers. For container health checks."`
 	Version versionCmd `cmd:"" help:"Print the version."`

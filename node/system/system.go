@@ -1,10 +1,11 @@
 // Package system is the reserved class holdfast.System, whose one object "cluster" keeps the facts
-// about the cluster as a whole: the classes with their unique keys, the nodes removed for good, and
-// the feature level. It is an ordinary class on the ordinary core, so its facts are replicated,
+// about the cluster as a whole: the classes with their unique keys, the nodes removed for good, the
+// nodes drained, and the feature level. It is an ordinary class on the ordinary core, so its facts are replicated,
 // fenced and linearizable as everything else is.
 //
-// Every change raises the revision by one. Facts are only ever added to, so whoever holds a later
-// revision knows all that an earlier one said.
+// Every change raises the revision by one. Facts are only ever added to, but for the drained nodes,
+// which are a wish and no promise: whoever holds a later revision knows all that an earlier one said
+// and that anything rests on.
 package system
 
 import (
@@ -38,6 +39,7 @@ type facts struct {
 	FeatureLevel uint32   `cbor:"feature_level"`
 	Classes      []class  `cbor:"classes"`
 	Removed      []uint64 `cbor:"removed"`
+	Drained      []uint64 `cbor:"drained,omitempty"`
 }
 
 type class struct {
@@ -110,7 +112,36 @@ func (o *object) RemoveNode(_ context.Context, req *systemv1.RemoveNodeRequest) 
 		return f.response(), nil
 	}
 	f.Removed = append(f.Removed, req.GetNode())
+	f.drain(req.GetNode(), false)
 	return o.save(f, true)
+}
+
+// DrainNode implements systemv1.SystemServer.
+func (o *object) DrainNode(_ context.Context, req *systemv1.DrainNodeRequest) (*systemv1.FactsResponse, error) {
+	if req.GetNode() == 0 {
+		return nil, fault.New(fault.InvalidArgument, "node: must not be 0")
+	}
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	if !req.GetOff() && slices.Contains(f.Removed, req.GetNode()) {
+		return nil, fault.New(fault.InvalidArgument, "node: %s was removed for good; there is nothing to drain", placement.NodeID(req.GetNode()))
+	}
+	return o.save(f, f.drain(req.GetNode(), !req.GetOff()))
+}
+
+// drain puts a node on the list or takes it off, and says whether that changed anything.
+func (f *facts) drain(node uint64, on bool) bool {
+	switch i := slices.Index(f.Drained, node); {
+	case on && i < 0:
+		f.Drained = append(f.Drained, node)
+	case !on && i >= 0:
+		f.Drained = slices.Delete(f.Drained, i, i+1)
+	default:
+		return false
+	}
+	return true
 }
 
 func (o *object) load() (facts, error) {
@@ -136,7 +167,7 @@ func (o *object) save(f facts, changed bool) (*systemv1.FactsResponse, error) {
 }
 
 func (f *facts) response() *systemv1.FactsResponse {
-	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed}
+	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained}
 	for _, c := range f.Classes {
 		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey})
 	}

@@ -274,6 +274,8 @@ func waitFor(t *testing.T, what string, limit time.Duration, cond func() (bool, 
 type nodeStatus struct {
 	Name, ID, State string
 	Owns            int
+	Drained         bool
+	DiskFull        bool `json:"disk_full"`
 }
 
 type clusterStatus struct {
