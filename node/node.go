@@ -330,13 +330,18 @@ func (n *Node) Addresses() cluster.Addresses {
 // Stopping is not leaving: the node keeps its place, and finds it again when it starts.
 //
 // When the disk does not answer nothing is handed over, and Close returns a StalledError within a
-// moment; what it leaves behind ends with the process.
+// moment. When a handler goes on although its context has ended, Close gives up on it a moment after
+// DrainTimeout. What either leaves behind ends with the process.
 func (n *Node) Close(ctx context.Context) error {
 	result := make(chan error, 1)
 	n.stops.Go(func() { result <- n.stop(ctx) })
+	stubborn := time.NewTimer(n.cfg.DrainTimeout + stubbornGrace)
+	defer stubborn.Stop()
 	select {
 	case err := <-result:
 		return err
+	case <-stubborn.C:
+		return errStubborn
 	case <-n.stalled:
 	}
 	t := time.NewTimer(stalledGrace)
@@ -350,6 +355,11 @@ func (n *Node) Close(ctx context.Context) error {
 		return n.cause
 	}
 }
+
+// stubbornGrace is for what follows the handlers when a node stops.
+const stubbornGrace = 5 * time.Second
+
+var errStubborn = errors.New("the node is not through with stopping: a handler goes on although its context has ended, or the disk is slow; nothing acknowledged is lost, end the process")
 
 // stalledGrace is for what needs no disk: answers that say that the outcome is unknown.
 const stalledGrace = time.Second
