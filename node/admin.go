@@ -278,12 +278,15 @@ func (a *adminServer) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (
 		}
 		out.Nodes = append(out.Nodes, &holdfastv1.Node{
 			Name: m.Name, Id: m.ID.String(), State: n.stateOf(m, holds[m.ID]), Owns: owns[m.ID], Version: m.Version,
-			Drained: n.facts.Drained()[m.ID],
+			Drained: n.facts.Drained()[m.ID], DiskFull: m.State == cluster.Alive && m.DiskFull,
 			Addresses: &holdfastv1.Addresses{
 				Grpc: m.Addresses.GRPC, Peer: m.Addresses.Peer, Gossip: m.Addresses.Gossip, Http: m.Addresses.HTTP, Admin: m.Addresses.Admin,
 			},
 		})
 		if why := noLeadWarning(m); why != "" {
+			out.Warnings = append(out.Warnings, why)
+		}
+		if why := diskWarning(m); why != "" {
 			out.Warnings = append(out.Warnings, why)
 		}
 		if n.facts.Drained()[m.ID] {
@@ -309,6 +312,19 @@ func noLeadWarning(m *cluster.Member) string {
 	default:
 		return fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name)
 	}
+}
+
+// diskWarning says that a node that is there has little room.
+func diskWarning(m *cluster.Member) string {
+	switch {
+	case m.State != cluster.Alive:
+		return ""
+	case m.DiskFull:
+		return fmt.Sprintf("node %s has no room on its disk: what it owns refuses writes", m.Name)
+	case m.DiskLow:
+		return fmt.Sprintf("node %s has little room on its disk: it gives ownership away", m.Name)
+	}
+	return ""
 }
 
 // drainedWarning says how far a drained node is.

@@ -73,7 +73,8 @@ type Node struct {
 	workers    *http.Server
 	ring       atomic.Pointer[placement.Ring]
 	boots      bootBook
-	changed    chan struct{} // capacity 1: gossip has news
+	disk       diskWatch
+	changed    chan struct{} // capacity 1: gossip or the disk has news
 
 	ready   chan struct{}  // closed when the node serves
 	done    chan struct{}  // closed when the node has ended by itself
@@ -174,6 +175,9 @@ func (n *Node) build() error {
 		Admit:    n.admit,
 		Raft:     func(from placement.NodeID, data []byte) { n.host.Receive(from, data) },
 		Snapshot: func(ctx context.Context, from placement.NodeID, header []byte, next func() ([]byte, error)) error {
+			if n.disk.level() >= diskFull {
+				return errNoRoom
+			}
 			return n.host.ReceiveSnapshot(ctx, from, header, next)
 		},
 		Calls:       func(from placement.NodeID) frame.Handler { return &peerCalls{n: n, from: from} },
@@ -186,7 +190,7 @@ func (n *Node) build() error {
 	n.host, err = replica.New(replica.Config{
 		Node: n.id.Node, Shards: n.id.Shards, Replicas: n.id.Replicas, Store: n.store,
 		Transport: raftTransport{n.peers}, Owner: n.manager, Logger: n.log,
-		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, OnLeader: n.acquired,
+		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, OnLeader: n.acquired, OnFull: n.manager.SetFull,
 		OnStall: func(err error) { n.fail(&StalledError{err}) },
 	})
 	if err != nil {
@@ -230,6 +234,8 @@ func (n *Node) run() error {
 		return err
 	}
 	n.gossiping.Store(n.cluster)
+	n.lookAtDisk()
+	n.wg.Go(n.watchDisk)
 	n.wg.Go(func() { n.watch(known.Ring) })
 	n.wg.Go(n.join)
 	return nil
@@ -458,6 +464,9 @@ func (n *Node) readiness() (bool, []string) {
 	}
 	if n.facts.Drained()[n.id.Node] {
 		reasons = append(reasons, fmt.Sprintf("this node is drained, and owns only what no other node can own: 'holdfast drain --off %s' ends that", n.id.Name))
+	}
+	if why := n.disk.reason(); why != "" {
+		reasons = append(reasons, why)
 	}
 	return true, reasons
 }

@@ -275,6 +275,11 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 	for id := range n.facts.Drained() {
 		avoid[id] = replica.Drained
 	}
+	full := make(map[placement.NodeID]bool)
+	disk := n.disk.level()
+	if disk >= diskLow {
+		avoid[n.id.Node], full[n.id.Node] = replica.DiskLow, disk >= diskFull
+	}
 	var seen []sighting
 	var connect []placement.NodeID
 	list := n.cluster.Members()
@@ -283,6 +288,9 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		live[m.ID] = m.State == cluster.Alive
 		if m.NoLead {
 			noLead[m.ID] = true
+		}
+		if m.State == cluster.Alive && m.ID != n.id.Node && m.DiskLow {
+			avoid[m.ID], full[m.ID] = replica.DiskLow, m.DiskFull
 		}
 		if m.State != cluster.Replaced && (!removed[m.ID] || m.State == cluster.Alive) {
 			connect = append(connect, m.ID)
@@ -293,13 +301,14 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		noLead[n.id.Node] = true
 	}
 	n.cluster.SetNoLead(len(missing) > 0)
+	n.cluster.SetDisk(disk >= diskLow, disk >= diskFull)
 	ring := members.Observe(now, seen, removed)
 	if old := n.ring.Load(); !equalNodes(old.Members(), ring) {
 		n.log.Info("ring", slog.Any("members", n.names(ring)))
 		n.ring.Store(placement.NewRing(ring, n.id.Shards, n.id.Replicas))
 	}
 	n.peers.SetPeers(connect)
-	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead, Avoid: avoid})
+	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead, Avoid: avoid, Full: full, Spent: disk >= diskSpent})
 	if removed[n.id.Node] && len(n.host.Status()) == 0 {
 		n.fail(ErrRemoved)
 	}

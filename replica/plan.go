@@ -63,7 +63,7 @@ const (
 	Willing Reluctance = iota
 	// Drained says that an operator wants the node to own nothing.
 	Drained
-	// DiskLow says that the node has no room for writes, and refuses them.
+	// DiskLow says that the node has little room for writes, or none.
 	DiskLow
 	// noLead is a node that can't own at all.
 	noLead
@@ -226,10 +226,10 @@ func (v *planView) dropLearner(voters, learners []placement.NodeID) action {
 	return action{}
 }
 
-// addLearner adds a replica where one is wanted and could live.
+// addLearner adds a replica where one is wanted and could live, and has room.
 func (v *planView) addLearner(voters, learners []placement.NodeID) action {
 	for _, node := range slices.Concat(voters, learners) {
-		if v.at(node) == nil && v.Live[node] {
+		if v.at(node) == nil && v.Live[node] && v.Avoid[node] != DiskLow {
 			return action{Kind: actAddLearner, Node: node}
 		}
 	}

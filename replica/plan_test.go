@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -346,6 +347,7 @@ func (m *planModel) calm() int {
 		m.up[node] = true
 	}
 	clear(m.noLead)
+	maps.DeleteFunc(m.avoid, func(_ placement.NodeID, r Reluctance) bool { return r == DiskLow }) // Nothing is put there.
 	for m.next != nil {
 		m.leave()
 	}
@@ -594,6 +596,48 @@ func TestPlanKeepsALiveQuorum(t *testing.T) {
 	want := []string{"removing [2 3]"}
 	if diff := cmp.Diff(want, m.actions()); diff != "" {
 		t.Errorf("when one is back (-want +got):\n%s", diff)
+	}
+}
+
+// A replica is added only where there is room for it.
+func TestPlanAddsWhereThereIsRoom(t *testing.T) {
+	t.Parallel()
+	m := group(t, 3, []placement.NodeID{1}, 1, 2, 3)
+	m.avoid[3] = DiskLow
+	want := []string{"adding a replica on 2"}
+	if diff := cmp.Diff(want, m.actions()); diff != "" {
+		t.Errorf("while there is none (-want +got):\n%s", diff)
+	}
+	m.avoid[3] = Drained
+	want = []string{"adding a replica on 3", "promoting [2 3]"}
+	if diff := cmp.Diff(want, m.actions()); diff != "" {
+		t.Errorf("afterwards (-want +got):\n%s", diff)
+	}
+}
+
+func TestHasRoom(t *testing.T) {
+	t.Parallel()
+	d := descriptor{
+		Replicas: []replicaAddr{{ID: 1, Node: 11}, {ID: 2, Node: 12}, {ID: 3, Node: 13}, {ID: 4, Node: 14}},
+		Conf:     confState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}},
+	}
+	joint := d
+	joint.Conf.VotersOutgoing = []uint64{4}
+	for _, tc := range []struct {
+		d    *descriptor
+		full []placement.NodeID
+		want bool
+	}{
+		{&d, nil, true}, {&d, []placement.NodeID{11}, true}, {&d, []placement.NodeID{11, 14}, true}, {&d, []placement.NodeID{11, 13}, false},
+		{&joint, []placement.NodeID{12}, true}, {&joint, []placement.NodeID{14}, false},
+	} {
+		full := make(map[placement.NodeID]bool)
+		for _, node := range tc.full {
+			full[node] = true
+		}
+		if got := hasRoom(tc.d, full); got != tc.want {
+			t.Errorf("%+v with %v full: %t", tc.d.Conf, tc.full, got)
+		}
 	}
 }
 

@@ -23,11 +23,49 @@ type Membership struct {
 	Removed map[placement.NodeID]bool
 	NoLead  map[placement.NodeID]bool
 	Avoid   map[placement.NodeID]Reluctance
+	// Full are the nodes whose disks have no room for more: an owner is told by OnFull.
+	Full map[placement.NodeID]bool
+	// Spent says that this node's disk has room for nothing but what keeps it going: it takes in no
+	// segments, and so drops out of the majorities until it has room again.
+	Spent bool
 }
 
 // SetMembership steers the groups that this node leads.
 func (h *Host) SetMembership(m Membership) {
 	h.control(func() { h.membership = m })
+}
+
+// tellFull tells whether what is written to the shard finds room: on this node, which is its owner, and
+// on a majority of its voters.
+func (h *Host) tellFull(g *Group) {
+	full := g.ownTerm != 0 && (h.membership.Full[g.self] || !hasRoom(&g.desc, h.membership.Full))
+	if full != g.full && h.cfg.OnFull != nil {
+		h.cfg.OnFull(g.shard, g.ownTerm, full)
+	}
+	g.full = full
+}
+
+// hasRoom says whether a majority of the voters are on nodes that are not full.
+func hasRoom(d *descriptor, full map[placement.NodeID]bool) bool {
+	for _, voters := range [][]uint64{d.Conf.Voters, d.Conf.VotersOutgoing} {
+		room := 0
+		for _, id := range voters {
+			if node, ok := d.node(id); ok && !full[node] {
+				room++
+			}
+		}
+		if len(voters) > 0 && room <= len(voters)/2 {
+			return false
+		}
+	}
+	return true
+}
+
+// bringsSegments says that a message has what objects wrote.
+func bringsSegments(m *raftpb.Message) bool {
+	return slices.ContainsFunc(m.GetEntries(), func(e *raftpb.Entry) bool {
+		return e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0
+	})
 }
 
 // transfer is a planned hand-over under way.

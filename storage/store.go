@@ -8,7 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -31,8 +33,9 @@ const FormatVersion = 1
 // mergerName is in every store from its first day: pebble opens no store under another.
 const mergerName = "holdfast.v1"
 
-// minFreeBytes must be free before Open: pebble on a full disk would spin for ever.
-const minFreeBytes = 64 << 20
+// minFreeBytes must be free before Open, and so much more than the write-ahead logs have, which may
+// have to be written out as tables then: pebble on a full disk would spin for ever.
+const minFreeBytes, replayBytes = 64 << 20, 16 << 20
 
 // Keys of the store's own facts.
 var (
@@ -129,7 +132,7 @@ func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	engine := &pebbleEngine{DB: db, fs: o.FS, dir: dir}
+	engine := &pebbleEngine{DB: db, fs: o.FS, dir: dir, fatal: o.OnFatal}
 	s, err := openOn(engine)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), db.Close())
@@ -270,15 +273,50 @@ func checkFree(fs vfs.FS, dir string) error {
 	if err != nil {
 		return fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	if usage.AvailBytes < minFreeBytes {
-		return fmt.Errorf("data directory %s: %d bytes free, at least %d needed to start: make room", dir, usage.AvailBytes, minFreeBytes)
+	logs, err := logBytes(fs, dir)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	if need := max(minFreeBytes, logs+replayBytes); usage.AvailBytes < need {
+		return fmt.Errorf("data directory %s: %d bytes free, at least %d needed to start: make room; nothing that was acknowledged is lost", dir, usage.AvailBytes, need)
 	}
 	return nil
 }
 
+// logBytes is what the write-ahead logs in a directory have.
+func logBytes(fs vfs.FS, dir string) (uint64, error) {
+	names, err := fs.List(dir)
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") {
+			continue
+		}
+		info, err := fs.Stat(fs.PathJoin(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // Another process may be at work here; the lock tells.
+		}
+		if err != nil {
+			return 0, err
+		}
+		sum += uint64(info.Size()) //nolint:gosec // not negative
+	}
+	return sum, nil
+}
+
 func exitOnFatal(err error) {
-	_, _ = fmt.Fprintln(os.Stderr, "holdfast: the store failed, and what it promised may not be kept:", err)
+	_, _ = fmt.Fprintln(os.Stderr, "holdfast:", fatalText(err))
 	os.Exit(1)
+}
+
+// fatalText says what became of a store that failed, and what to do.
+func fatalText(err error) string {
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) { // Not all of pebble's errors wrap it.
+		return fmt.Sprintf("the disk is full, and the node ends; what was acknowledged is on the disk: make room, and start it again: %v", err)
+	}
+	return fmt.Sprintf("the store failed, and what it promised may not be kept: %v", err)
 }
 
 // Close closes the store and reports what was left open: iterators and snapshots hold back the
@@ -380,10 +418,30 @@ func (s *Store) Metrics() Metrics {
 		MemtableBytes:  m.MemTable.Size,
 		CacheBytes:     m.BlockCache.Size,
 	}
-	if usage, err := e.fs.GetDiskUsage(e.dir); err == nil {
-		out.FreeDiskBytes = usage.AvailBytes
+	if free, err := s.FreeDisk(); err == nil {
+		out.FreeDiskBytes = free
 	}
 	return out
+}
+
+// ErrNoDisk says that a store is on no disk that could be full.
+var ErrNoDisk = errors.New("the store is not on a disk")
+
+// FreeDisk returns how many bytes of the store's filesystem are free for this process. It asks the
+// filesystem, so it may take as long as that does.
+func (s *Store) FreeDisk() (uint64, error) {
+	e, ok := s.engine.(*pebbleEngine)
+	if !ok {
+		return 0, ErrNoDisk
+	}
+	usage, err := e.fs.GetDiskUsage(e.dir)
+	if errors.Is(err, vfs.ErrUnsupported) {
+		return 0, ErrNoDisk
+	}
+	if err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", e.dir, err)
+	}
+	return usage.AvailBytes, nil
 }
 
 // lastValue is the merger that the name stands for until something merges: the newest wins.

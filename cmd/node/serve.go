@@ -22,6 +22,7 @@ type listenFlags struct {
 	LogFormat string        `help:"text or json." default:"text" enum:"text,json"`
 	Drain     time.Duration `name:"drain-timeout" help:"How long a stopping node waits for running handlers." default:"30s"`
 	Memory    int64         `name:"memory-limit" help:"Memory in bytes that the node reckons with; 0 asks the machine. A quarter of it is for mailboxes and unflushed writes." default:"0"`
+	MinFree   size          `name:"min-free-disk" help:"How much of the data directory's disk to keep free, such as 256MiB: below it writes are refused with DISK_FULL. 0 keeps nothing free, and a full disk ends the process." default:"256MiB"`
 	JoinAfter time.Duration `name:"ring-join-after" help:"How long a node must be alive before objects are placed on it." default:"5s"`
 	DeadAfter time.Duration `name:"ring-dead-after" help:"How long a node may be dead before its replicas are rebuilt elsewhere." default:"5m"`
 	Stable    time.Duration `name:"leader-stable" help:"How long the ring must wish the same before ownership is moved to its first choice." default:"5s"`
@@ -105,6 +106,9 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = f.JoinAfter, f.DeadAfter, f.Stable
 	cfg.MemoryLimit = f.Memory
 	cfg.DrainTimeout = f.Drain
+	if cfg.MinFreeDisk = int64(f.MinFree); f.MinFree == 0 {
+		cfg.MinFreeDisk = -1
+	}
 	cfg.Classes = append(cfg.Classes, counter.Class())
 	if err := cfg.Validate(); err != nil {
 		return &usageError{err: err}
