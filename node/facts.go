@@ -29,6 +29,7 @@ const factsMetaKey = "facts"
 type factsCache struct {
 	call func(ctx context.Context, method string, req, resp proto.Message) error
 	save func(body []byte) error
+	lost []placement.NodeID // without which shards were recovered here
 
 	view    atomic.Pointer[factsView]
 	changed chan struct{} // capacity 1: a poke for whoever watches the facts
@@ -46,6 +47,7 @@ type factsView struct {
 	byService map[string]router.ClassFacts
 	removed   map[placement.NodeID]bool
 	drained   map[placement.NodeID]bool
+	lost      map[placement.NodeID]bool
 }
 
 type refreshRound struct {
@@ -56,19 +58,20 @@ type refreshRound struct {
 }
 
 // newFactsCache starts from the stored copy, which may be empty.
-func newFactsCache(stored []byte) (*factsCache, error) {
-	c := &factsCache{changed: make(chan struct{}, 1)}
+func newFactsCache(stored []byte, lost []placement.NodeID) (*factsCache, error) {
+	c := &factsCache{changed: make(chan struct{}, 1), lost: lost}
 	resp := &systemv1.FactsResponse{Facts: &systemv1.Facts{}}
 	if stored != nil {
 		if err := proto.Unmarshal(stored, resp); err != nil {
 			return nil, fmt.Errorf("stored cluster facts: %w", err)
 		}
 	}
-	c.view.Store(newFactsView(resp))
+	c.view.Store(newFactsView(resp, lost))
 	return c, nil
 }
 
-func newFactsView(resp *systemv1.FactsResponse) *factsView {
+// newFactsView makes a view of the facts, and of nodes that this node knows to be lost.
+func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsView {
 	v := &factsView{
 		revision:  resp.GetRevision(),
 		facts:     resp.GetFacts(),
@@ -76,6 +79,7 @@ func newFactsView(resp *systemv1.FactsResponse) *factsView {
 		byService: make(map[string]router.ClassFacts),
 		removed:   make(map[placement.NodeID]bool),
 		drained:   make(map[placement.NodeID]bool),
+		lost:      make(map[placement.NodeID]bool),
 	}
 	// The class that keeps the facts is known without them.
 	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName})
@@ -84,6 +88,12 @@ func newFactsView(resp *systemv1.FactsResponse) *factsView {
 	}
 	for _, id := range v.facts.GetRemovedNodes() {
 		v.removed[placement.NodeID(id)] = true
+	}
+	for _, id := range v.facts.GetLostNodes() {
+		v.lost[placement.NodeID(id)] = true
+	}
+	for _, id := range lost { // Known here, though perhaps not yet there.
+		v.removed[id], v.lost[id] = true, true
 	}
 	for _, id := range v.facts.GetDrainedNodes() {
 		v.drained[placement.NodeID(id)] = true
@@ -118,6 +128,22 @@ func (c *factsCache) Removed() map[placement.NodeID]bool { return c.view.Load().
 
 // Drained returns the nodes that are to own nothing. The caller must not modify it.
 func (c *factsCache) Drained() map[placement.NodeID]bool { return c.view.Load().drained }
+
+// Lost returns the nodes without which shards were recovered. The caller must not modify it.
+func (c *factsCache) Lost() map[placement.NodeID]bool { return c.view.Load().lost }
+
+// TellLost makes the nodes that this one knows to be lost known to all.
+func (c *factsCache) TellLost(ctx context.Context) error {
+	for _, id := range c.lost {
+		if slices.Contains(c.view.Load().facts.GetLostNodes(), uint64(id)) {
+			continue
+		}
+		if err := c.ask(ctx, "RemoveNode", &systemv1.RemoveNodeRequest{Node: uint64(id), Lost: true}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Missing returns the names of classes that the cluster knows and have lacks.
 func (c *factsCache) Missing(have []string) []string {
@@ -185,7 +211,7 @@ func (c *factsCache) learn(resp *systemv1.FactsResponse) error {
 	if resp.GetFacts() == nil {
 		return nil
 	}
-	next := newFactsView(resp)
+	next := newFactsView(resp, c.lost)
 	for {
 		old := c.view.Load()
 		if next.revision <= old.revision {

@@ -156,7 +156,11 @@ func (n *Node) build() error {
 	if err != nil {
 		return err
 	}
-	if n.facts, err = newFactsCache(stored); err != nil {
+	lost, err := loadLost(n.store)
+	if err != nil {
+		return err
+	}
+	if n.facts, err = newFactsCache(stored, lost); err != nil {
 		return err
 	}
 	n.facts.save = func(body []byte) error { return n.store.SetMeta(factsMetaKey, body) }
@@ -218,7 +222,7 @@ func (n *Node) run() error {
 	n.wg.Go(func() { n.serve("peer", func() error { return n.peerServer.Serve(n.listeners.peer) }) })
 	n.wg.Go(func() { n.serve("grpc", func() error { return n.gateway.Serve(n.listeners.grpc) }) })
 
-	known, err := n.loadMembers()
+	known, err := loadMembers(n.store)
 	if err != nil {
 		return err
 	}

@@ -219,9 +219,9 @@ type storedMembers struct {
 
 const membersMetaKey = "members"
 
-func (n *Node) loadMembers() (storedMembers, error) {
+func loadMembers(store *storage.Store) (storedMembers, error) {
 	var out storedMembers
-	raw, ok, err := n.store.Meta(membersMetaKey)
+	raw, ok, err := store.Meta(membersMetaKey)
 	if err != nil || !ok {
 		return out, err
 	}
@@ -264,6 +264,10 @@ func (n *Node) refreshFacts() {
 	defer cancel()
 	if err := n.facts.Refresh(ctx); err != nil {
 		n.log.Debug("refresh cluster facts", slog.Any("error", err))
+		return
+	}
+	if err := n.facts.TellLost(ctx); err != nil {
+		n.log.Debug("tell which nodes are lost", slog.Any("error", err))
 	}
 }
 
@@ -292,7 +296,7 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		if m.State == cluster.Alive && m.ID != n.id.Node && m.DiskLow {
 			avoid[m.ID], full[m.ID] = replica.DiskLow, m.DiskFull
 		}
-		if m.State != cluster.Replaced && (!removed[m.ID] || m.State == cluster.Alive) {
+		if m.State != cluster.Replaced && !n.facts.Lost()[m.ID] && (!removed[m.ID] || m.State == cluster.Alive) {
 			connect = append(connect, m.ID)
 		}
 	}
@@ -451,6 +455,18 @@ func (e *oldCopyError) Error() string {
 // Is says that it is peer.ErrOldCopy.
 func (*oldCopyError) Is(target error) bool { return target == peer.ErrOldCopy }
 
+// lostNodeError is why a node is refused without which shards were recovered. It ends by it as one on
+// an old copy of its disk does: what it has is a past that the cluster has left.
+type lostNodeError struct{ hello peer.Hello }
+
+// Error implements error.
+func (e *lostNodeError) Error() string {
+	return fmt.Sprintf("node %s (%s) was given up as lost, and its shards were recovered without it: delete its data directory, and start it again to join as a new node", e.hello.Name, e.hello.Node)
+}
+
+// Is says that it is peer.ErrOldCopy.
+func (*lostNodeError) Is(target error) bool { return target == peer.ErrOldCopy }
+
 func (b *bootBook) admit(h peer.Hello) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -492,6 +508,9 @@ func (b *bootBook) admit(h peer.Hello) error {
 func (n *Node) admit(h peer.Hello) error {
 	if h.Node == n.id.Node {
 		return errors.New("a node does not talk to itself; is its data directory a copy of another's?")
+	}
+	if n.facts.Lost()[h.Node] {
+		return &lostNodeError{h}
 	}
 	if err := n.boots.admit(h); err != nil {
 		return err

@@ -112,6 +112,22 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// OpenExisting is Open where there is a store already, and an error where there is none.
+func OpenExisting(dir string, o Options) (*Store, error) {
+	fs := o.FS
+	if fs == nil {
+		fs = vfs.Default
+	}
+	desc, err := pebble.Peek(dir, fs)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	if !desc.Exists {
+		return nil, fmt.Errorf("data directory %s: there is no store in it", dir)
+	}
+	return Open(dir, o)
+}
+
 func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 	desc, err := pebble.Peek(dir, o.FS)
 	if err != nil {
@@ -358,6 +374,9 @@ func (s *Store) Boot() uint64 { return s.boot }
 func (s *Store) Meta(key string) ([]byte, bool, error) {
 	return s.Get(append(prefixMeta[:2:2], key...))
 }
+
+// SetMeta adds such a fact to a batch.
+func (b *Batch) SetMeta(key string, value []byte) { b.Set(append(prefixMeta[:2:2], key...), value) }
 
 // SetMeta writes one, synced.
 func (s *Store) SetMeta(key string, value []byte) error {

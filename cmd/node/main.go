@@ -37,6 +37,7 @@ type cli struct {
 	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
 	Drain   drainCmd   `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`
 	Remove  removeCmd  `cmd:"" help:"Move every replica off a node and bar it for good."`
+	Recover recoverCmd `cmd:"" help:"Bring shards back that have lost a majority of their voters for good, from what is left."`
 	Health  healthCmd  `cmd:"" help:"Ask a node whether it is ready; the exit status answers. For container health checks."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }

@@ -40,6 +40,7 @@ type facts struct {
 	Classes      []class  `cbor:"classes"`
 	Removed      []uint64 `cbor:"removed"`
 	Drained      []uint64 `cbor:"drained,omitempty"`
+	Lost         []uint64 `cbor:"lost,omitempty"`
 }
 
 type class struct {
@@ -108,12 +109,16 @@ func (o *object) RemoveNode(_ context.Context, req *systemv1.RemoveNodeRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(f.Removed, req.GetNode()) {
-		return f.response(), nil
+	removes := !slices.Contains(f.Removed, req.GetNode())
+	if removes {
+		f.Removed = append(f.Removed, req.GetNode())
+		f.drain(req.GetNode(), false)
 	}
-	f.Removed = append(f.Removed, req.GetNode())
-	f.drain(req.GetNode(), false)
-	return o.save(f, true)
+	loses := req.GetLost() && !slices.Contains(f.Lost, req.GetNode())
+	if loses {
+		f.Lost = append(f.Lost, req.GetNode())
+	}
+	return o.save(f, removes || loses)
 }
 
 // DrainNode implements systemv1.SystemServer.
@@ -167,7 +172,7 @@ func (o *object) save(f facts, changed bool) (*systemv1.FactsResponse, error) {
 }
 
 func (f *facts) response() *systemv1.FactsResponse {
-	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained}
+	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained, LostNodes: f.Lost}
 	for _, c := range f.Classes {
 		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey})
 	}

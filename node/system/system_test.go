@@ -250,3 +250,17 @@ func TestDrainNode(t *testing.T) {
 	}
 	want(4, []uint64{9})
 }
+
+// A lost node is a removed one, also when it was removed before.
+func TestRemoveNodeThatIsLost(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	for _, req := range []*systemv1.RemoveNodeRequest{{Node: 7, Lost: true}, {Node: 7, Lost: true}, {Node: 9}, {Node: 9, Lost: true}, {Node: 7}} {
+		if _, err := k.call("RemoveNode", req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.facts(&systemv1.FactsResponse{Revision: 3, Facts: &systemv1.Facts{
+		FeatureLevel: system.FeatureLevel, RemovedNodes: []uint64{7, 9}, LostNodes: []uint64{7, 9},
+	}})
+}

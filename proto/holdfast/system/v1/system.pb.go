@@ -129,7 +129,10 @@ type Facts struct {
 	// Node ids.
 	RemovedNodes []uint64 `protobuf:"fixed64,3,rep,packed,name=removed_nodes,json=removedNodes,proto3" json:"removed_nodes,omitempty"`
 	// Node ids. Unlike the rest, a node may be taken off this list again.
-	DrainedNodes  []uint64 `protobuf:"fixed64,4,rep,packed,name=drained_nodes,json=drainedNodes,proto3" json:"drained_nodes,omitempty"`
+	DrainedNodes []uint64 `protobuf:"fixed64,4,rep,packed,name=drained_nodes,json=drainedNodes,proto3" json:"drained_nodes,omitempty"`
+	// Node ids, of removed nodes without which shards were recovered: whatever they come back with is
+	// refused.
+	LostNodes     []uint64 `protobuf:"fixed64,5,rep,packed,name=lost_nodes,json=lostNodes,proto3" json:"lost_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +191,13 @@ func (x *Facts) GetRemovedNodes() []uint64 {
 func (x *Facts) GetDrainedNodes() []uint64 {
 	if x != nil {
 		return x.DrainedNodes
+	}
+	return nil
+}
+
+func (x *Facts) GetLostNodes() []uint64 {
+	if x != nil {
+		return x.LostNodes
 	}
 	return nil
 }
@@ -297,8 +307,10 @@ func (x *RegisterClassesRequest) GetClasses() []*Class {
 }
 
 type RemoveNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          uint64                 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint64                 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Shards were recovered without it: see Facts.
+	Lost          bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +350,13 @@ func (x *RemoveNodeRequest) GetNode() uint64 {
 		return x.Node
 	}
 	return 0
+}
+
+func (x *RemoveNodeRequest) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
 }
 
 type DrainNodeRequest struct {
@@ -402,21 +421,24 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x0eknown_revision\x18\x01 \x01(\x04R\rknownRevision\"\\\n" +
 	"\rFactsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
-	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\xab\x01\n" +
+	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\xca\x01\n" +
 	"\x05Facts\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x123\n" +
 	"\aclasses\x18\x02 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\x12#\n" +
 	"\rremoved_nodes\x18\x03 \x03(\x06R\fremovedNodes\x12#\n" +
-	"\rdrained_nodes\x18\x04 \x03(\x06R\fdrainedNodes\"T\n" +
+	"\rdrained_nodes\x18\x04 \x03(\x06R\fdrainedNodes\x12\x1d\n" +
+	"\n" +
+	"lost_nodes\x18\x05 \x03(\x06R\tlostNodes\"T\n" +
 	"\x05Class\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
 	"\n" +
 	"unique_key\x18\x03 \x01(\tR\tuniqueKey\"M\n" +
 	"\x16RegisterClassesRequest\x123\n" +
-	"\aclasses\x18\x01 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\"'\n" +
+	"\aclasses\x18\x01 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\";\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\x06R\x04node\"8\n" +
+	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\bR\x04lost\"8\n" +
 	"\x10DrainNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off2\xe6\x02\n" +
