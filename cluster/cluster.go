@@ -59,6 +59,8 @@ type Member struct {
 	// DiskLow and DiskFull say that its disk has little room, or none for writes.
 	DiskLow  bool `json:"w,omitempty"`
 	DiskFull bool `json:"f,omitempty"`
+	// Level is the highest feature level that it knows; 0 is a release from before this was told.
+	Level uint32 `json:"e,omitempty"`
 	// State is this node's view, not the member's.
 	State State `json:"-"`
 }

@@ -129,6 +129,9 @@ func (c *factsCache) Removed() map[placement.NodeID]bool { return c.view.Load().
 // Drained returns the nodes that are to own nothing. The caller must not modify it.
 func (c *factsCache) Drained() map[placement.NodeID]bool { return c.view.Load().drained }
 
+// Level returns the feature level in force.
+func (c *factsCache) Level() uint32 { return c.view.Load().facts.GetFeatureLevel() }
+
 // Lost returns the nodes without which shards were recovered. The caller must not modify it.
 func (c *factsCache) Lost() map[placement.NodeID]bool { return c.view.Load().lost }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/cluster"
 	"github.com/holdfast-io/holdfast/gateway"
+	"github.com/holdfast-io/holdfast/node/system"
 	"github.com/holdfast-io/holdfast/peer"
 	"github.com/holdfast-io/holdfast/placement"
 	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
@@ -142,7 +143,7 @@ func (n *Node) self() (cluster.Member, string, error) {
 		return net.JoinHostPort(listenHost, port)
 	}
 	return cluster.Member{
-		ID: n.id.Node, Name: n.id.Name, Version: n.cfg.Version, Boot: n.store.Boot(),
+		ID: n.id.Node, Name: n.id.Name, Version: n.cfg.Version, Boot: n.store.Boot(), Level: system.FeatureLevel,
 		Addresses: cluster.Addresses{
 			GRPC: at(n.listeners.grpc), Peer: at(n.listeners.peer), HTTP: at(n.listeners.http), Admin: at(n.listeners.admin),
 			Gossip: net.JoinHostPort(host, strconv.Itoa(n.gossip.Port())),
@@ -269,6 +270,11 @@ func (n *Node) refreshFacts() {
 	if err := n.facts.TellLost(ctx); err != nil {
 		n.log.Debug("tell which nodes are lost", slog.Any("error", err))
 	}
+	if level := knownLevel(n.cluster.Members(), n.facts.Removed()); level > n.facts.Level() && n.facts.Revision() > 0 {
+		if err := n.facts.ask(ctx, "RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: level}); err != nil {
+			n.log.Debug("raise the feature level", slog.Any("error", err))
+		}
+	}
 }
 
 func (n *Node) observe(members *ringMembers, now time.Duration, stored string) string {
@@ -311,6 +317,9 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		n.log.Info("ring", slog.Any("members", n.names(ring)))
 		n.ring.Store(placement.NewRing(ring, n.id.Shards, n.id.Replicas))
 	}
+	if level := n.facts.Level(); level > system.FeatureLevel {
+		n.fail(fmt.Errorf("the cluster is at feature level %d, and this release knows up to %d: run a later release; a node can't go back", level, system.FeatureLevel))
+	}
 	n.peers.SetPeers(connect)
 	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead, Avoid: avoid, Full: full, Spent: disk >= diskSpent})
 	if removed[n.id.Node] && len(n.host.Status()) == 0 {
@@ -323,6 +332,18 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		}
 	}
 	return string(raw)
+}
+
+// knownLevel returns the highest feature level that every node knows, also those that are dead and may
+// come back.
+func knownLevel(members []cluster.Member, removed map[placement.NodeID]bool) uint32 {
+	level := uint32(system.FeatureLevel)
+	for i := range members {
+		if m := &members[i]; !removed[m.ID] && m.State != cluster.Replaced {
+			level = min(level, max(m.Level, 1))
+		}
+	}
+	return level
 }
 
 func equalNodes(a, b []placement.NodeID) bool {

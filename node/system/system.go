@@ -26,8 +26,9 @@ const (
 	ServiceName = "holdfast.system.v1.System"
 )
 
-// FeatureLevel is what a new cluster starts with; a later release raises it when every node can
-// read what it writes.
+// FeatureLevel is the highest that this release knows, and what a cluster created by it starts with. An
+// older cluster is raised to it when every node knows it. What a level adds is written or sent only
+// in a cluster that has been raised to it.
 const FeatureLevel = 1
 
 // The one key that the object stores.
@@ -119,6 +120,20 @@ func (o *object) RemoveNode(_ context.Context, req *systemv1.RemoveNodeRequest) 
 		f.Lost = append(f.Lost, req.GetNode())
 	}
 	return o.save(f, removes || loses)
+}
+
+// RaiseFeatureLevel implements systemv1.SystemServer. A level below the one in force changes nothing.
+func (o *object) RaiseFeatureLevel(_ context.Context, req *systemv1.RaiseFeatureLevelRequest) (*systemv1.FactsResponse, error) {
+	if req.GetLevel() > FeatureLevel {
+		return nil, fault.New(fault.InvalidArgument, "level: this release knows up to %d, not %d", FeatureLevel, req.GetLevel())
+	}
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	raises := req.GetLevel() > f.FeatureLevel
+	f.FeatureLevel = max(f.FeatureLevel, req.GetLevel())
+	return o.save(f, raises)
 }
 
 // DrainNode implements systemv1.SystemServer.

@@ -264,3 +264,18 @@ func TestRemoveNodeThatIsLost(t *testing.T) {
 		FeatureLevel: system.FeatureLevel, RemovedNodes: []uint64{7, 9}, LostNodes: []uint64{7, 9},
 	}})
 }
+
+// The feature level only rises, and no further than this release knows.
+func TestRaiseFeatureLevel(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	for _, level := range []uint32{0, system.FeatureLevel} {
+		if _, err := k.call("RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: level}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.call("RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: system.FeatureLevel + 1}); fault.ReasonOf(err) != fault.InvalidArgument {
+		t.Errorf("a level that is not known: %v", err)
+	}
+	k.facts(&systemv1.FactsResponse{Facts: &systemv1.Facts{FeatureLevel: system.FeatureLevel}})
+}

@@ -123,7 +123,8 @@ func (x *FactsResponse) GetFacts() *Facts {
 
 type Facts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Gates operation kinds and entry kinds that older nodes do not know.
+	// Gates what older nodes do not know: kinds of operations, log entries, frames and methods. It only
+	// rises.
 	FeatureLevel uint32   `protobuf:"varint,1,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	Classes      []*Class `protobuf:"bytes,2,rep,name=classes,proto3" json:"classes,omitempty"`
 	// Node ids.
@@ -412,6 +413,50 @@ func (x *DrainNodeRequest) GetOff() bool {
 	return false
 }
 
+type RaiseFeatureLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseFeatureLevelRequest) Reset() {
+	*x = RaiseFeatureLevelRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseFeatureLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseFeatureLevelRequest) ProtoMessage() {}
+
+func (x *RaiseFeatureLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseFeatureLevelRequest.ProtoReflect.Descriptor instead.
+func (*RaiseFeatureLevelRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RaiseFeatureLevelRequest) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 var File_holdfast_system_v1_system_proto protoreflect.FileDescriptor
 
 const file_holdfast_system_v1_system_proto_rawDesc = "" +
@@ -441,13 +486,16 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x04lost\x18\x02 \x01(\bR\x04lost\"8\n" +
 	"\x10DrainNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x10\n" +
-	"\x03off\x18\x02 \x01(\bR\x03off2\xe6\x02\n" +
+	"\x03off\x18\x02 \x01(\bR\x03off\"0\n" +
+	"\x18RaiseFeatureLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level2\xcc\x03\n" +
 	"\x06System\x12L\n" +
 	"\x05Facts\x12 .holdfast.system.v1.FactsRequest\x1a!.holdfast.system.v1.FactsResponse\x12`\n" +
 	"\x0fRegisterClasses\x12*.holdfast.system.v1.RegisterClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12V\n" +
 	"\n" +
 	"RemoveNode\x12%.holdfast.system.v1.RemoveNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12T\n" +
-	"\tDrainNode\x12$.holdfast.system.v1.DrainNodeRequest\x1a!.holdfast.system.v1.FactsResponseBCZAgithub.com/holdfast-io/holdfast/proto/holdfast/system/v1;systemv1b\x06proto3"
+	"\tDrainNode\x12$.holdfast.system.v1.DrainNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12d\n" +
+	"\x11RaiseFeatureLevel\x12,.holdfast.system.v1.RaiseFeatureLevelRequest\x1a!.holdfast.system.v1.FactsResponseBCZAgithub.com/holdfast-io/holdfast/proto/holdfast/system/v1;systemv1b\x06proto3"
 
 var (
 	file_holdfast_system_v1_system_proto_rawDescOnce sync.Once
@@ -461,15 +509,16 @@ func file_holdfast_system_v1_system_proto_rawDescGZIP() []byte {
 	return file_holdfast_system_v1_system_proto_rawDescData
 }
 
-var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_holdfast_system_v1_system_proto_goTypes = []any{
-	(*FactsRequest)(nil),           // 0: holdfast.system.v1.FactsRequest
-	(*FactsResponse)(nil),          // 1: holdfast.system.v1.FactsResponse
-	(*Facts)(nil),                  // 2: holdfast.system.v1.Facts
-	(*Class)(nil),                  // 3: holdfast.system.v1.Class
-	(*RegisterClassesRequest)(nil), // 4: holdfast.system.v1.RegisterClassesRequest
-	(*RemoveNodeRequest)(nil),      // 5: holdfast.system.v1.RemoveNodeRequest
-	(*DrainNodeRequest)(nil),       // 6: holdfast.system.v1.DrainNodeRequest
+	(*FactsRequest)(nil),             // 0: holdfast.system.v1.FactsRequest
+	(*FactsResponse)(nil),            // 1: holdfast.system.v1.FactsResponse
+	(*Facts)(nil),                    // 2: holdfast.system.v1.Facts
+	(*Class)(nil),                    // 3: holdfast.system.v1.Class
+	(*RegisterClassesRequest)(nil),   // 4: holdfast.system.v1.RegisterClassesRequest
+	(*RemoveNodeRequest)(nil),        // 5: holdfast.system.v1.RemoveNodeRequest
+	(*DrainNodeRequest)(nil),         // 6: holdfast.system.v1.DrainNodeRequest
+	(*RaiseFeatureLevelRequest)(nil), // 7: holdfast.system.v1.RaiseFeatureLevelRequest
 }
 var file_holdfast_system_v1_system_proto_depIdxs = []int32{
 	2, // 0: holdfast.system.v1.FactsResponse.facts:type_name -> holdfast.system.v1.Facts
@@ -479,12 +528,14 @@ var file_holdfast_system_v1_system_proto_depIdxs = []int32{
 	4, // 4: holdfast.system.v1.System.RegisterClasses:input_type -> holdfast.system.v1.RegisterClassesRequest
 	5, // 5: holdfast.system.v1.System.RemoveNode:input_type -> holdfast.system.v1.RemoveNodeRequest
 	6, // 6: holdfast.system.v1.System.DrainNode:input_type -> holdfast.system.v1.DrainNodeRequest
-	1, // 7: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
-	1, // 8: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
-	1, // 9: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
-	1, // 10: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
-	7, // [7:11] is the sub-list for method output_type
-	3, // [3:7] is the sub-list for method input_type
+	7, // 7: holdfast.system.v1.System.RaiseFeatureLevel:input_type -> holdfast.system.v1.RaiseFeatureLevelRequest
+	1, // 8: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
+	1, // 9: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
+	1, // 10: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
+	1, // 11: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
+	1, // 12: holdfast.system.v1.System.RaiseFeatureLevel:output_type -> holdfast.system.v1.FactsResponse
+	8, // [8:13] is the sub-list for method output_type
+	3, // [3:8] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -501,7 +552,7 @@ func file_holdfast_system_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_system_v1_system_proto_rawDesc), len(file_holdfast_system_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
