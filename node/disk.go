@@ -131,6 +131,6 @@ func (n *Node) lookAtDisk() {
 	if state == diskRoomy {
 		level = slog.LevelInfo
 	}
-	n.log.Log(n.ctx, level, "the disk "+state.String(), slog.Uint64("free_bytes", free), slog.Uint64("min_free_bytes", keep))
+	n.log.Log(n.ctx, level, "room on the disk", slog.String("it", state.String()), slog.Uint64("free_bytes", free), slog.Uint64("min_free_bytes", keep))
 	n.poke()
 }

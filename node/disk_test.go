@@ -16,9 +16,28 @@ func TestDiskStates(t *testing.T) {
 		free uint64
 		want diskState
 	}{
-		{5000, diskRoomy}, {1500, diskRoomy}, {1499, diskLow}, {1500, diskLow}, {1999, diskLow}, {2000, diskRoomy}, {1400, diskLow},
-		{1000, diskLow}, {999, diskFull}, {1000, diskFull}, {1249, diskFull}, {1250, diskLow}, {900, diskFull},
-		{500, diskFull}, {499, diskSpent}, {749, diskSpent}, {750, diskFull}, {0, diskSpent}, {1100, diskFull}, {0, diskSpent}, {2000, diskRoomy}, {0, diskSpent},
+		{5000, diskRoomy},
+		{1500, diskRoomy},
+		{1499, diskLow},
+		{1500, diskLow},
+		{1999, diskLow},
+		{2000, diskRoomy},
+		{1400, diskLow},
+		{1000, diskLow},
+		{999, diskFull},
+		{1000, diskFull},
+		{1249, diskFull},
+		{1250, diskLow},
+		{900, diskFull},
+		{500, diskFull},
+		{499, diskSpent},
+		{749, diskSpent},
+		{750, diskFull},
+		{0, diskSpent},
+		{1100, diskFull},
+		{0, diskSpent},
+		{2000, diskRoomy},
+		{0, diskSpent},
 	} {
 		if state = nextDiskState(state, step.free, keep); state != step.want {
 			t.Fatalf("with %d free it %s, want: %s", step.free, state, step.want)

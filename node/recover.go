@@ -23,13 +23,13 @@ import (
 
 // RecoveryReport is what a stopped node has.
 type RecoveryReport struct {
-	ClusterID string                 `json:"cluster_id"`
-	Node      placement.NodeID       `json:"node"`
-	Name      string                 `json:"name"`
-	Members   []RecoveryMember       `json:"members"`
-	Removed   []placement.NodeID     `json:"removed,omitempty"`
-	Shards    int                    `json:"shards"`
-	Replicas  []replica.ReplicaState `json:"replicas"`
+	ClusterID string               `json:"cluster_id"`
+	Node      placement.NodeID     `json:"node"`
+	Name      string               `json:"name"`
+	Members   []RecoveryMember     `json:"members"`
+	Removed   []placement.NodeID   `json:"removed,omitempty"`
+	Shards    int                  `json:"shards"`
+	Replicas  []replica.ShardState `json:"replicas"`
 }
 
 // RecoveryMember is a node by its id and name.
@@ -55,8 +55,8 @@ type RecoveredShard struct {
 	replica.Recovery
 
 	// On is the node whose replica is to be the only voter, and From what that replica was.
-	On   RecoveryMember       `json:"on"`
-	From replica.ReplicaState `json:"from"`
+	On   RecoveryMember     `json:"on"`
+	From replica.ShardState `json:"from"`
 }
 
 // far is by how much the numbers of a recovered shard are above all that the survivors have seen: more
@@ -126,7 +126,7 @@ type survey struct {
 	names    map[placement.NodeID]string
 	listed   map[placement.NodeID]bool // by a descriptor
 	removed  map[placement.NodeID]bool
-	replicas map[placement.ShardID]map[placement.NodeID]replica.ReplicaState
+	replicas map[placement.ShardID]map[placement.NodeID]replica.ShardState
 }
 
 func newSurvey(reports []*RecoveryReport) (*survey, error) {
@@ -136,7 +136,7 @@ func newSurvey(reports []*RecoveryReport) (*survey, error) {
 	s := &survey{
 		reports: make(map[placement.NodeID]*RecoveryReport), names: make(map[placement.NodeID]string),
 		listed: make(map[placement.NodeID]bool), removed: make(map[placement.NodeID]bool),
-		replicas: make(map[placement.ShardID]map[placement.NodeID]replica.ReplicaState),
+		replicas: make(map[placement.ShardID]map[placement.NodeID]replica.ShardState),
 	}
 	for _, r := range reports {
 		switch {
@@ -156,7 +156,7 @@ func newSurvey(reports []*RecoveryReport) (*survey, error) {
 		}
 		for _, state := range r.Replicas {
 			if s.replicas[state.Shard] == nil {
-				s.replicas[state.Shard] = make(map[placement.NodeID]replica.ReplicaState)
+				s.replicas[state.Shard] = make(map[placement.NodeID]replica.ShardState)
 			}
 			s.replicas[state.Shard][r.Node] = state
 			for _, id := range members(state) {
@@ -170,7 +170,7 @@ func newSurvey(reports []*RecoveryReport) (*survey, error) {
 	return s, nil
 }
 
-func members(s replica.ReplicaState) []placement.NodeID {
+func members(s replica.ShardState) []placement.NodeID {
 	return slices.Concat(s.Voters, s.Outgoing, s.Learners)
 }
 
@@ -252,7 +252,7 @@ func PlanRecovery(reports []*RecoveryReport, lostNodes []string) (*RecoveryPlan,
 
 // recover decides about one shard: whether it has to be recovered, and from what.
 func (s *survey) recover(shard placement.ShardID, lost map[placement.NodeID]bool) (r RecoveredShard, hopeless, ok bool) {
-	var latest replica.ReplicaState
+	var latest replica.ShardState
 	var ids, terms uint64
 	for _, state := range s.replicas[shard] {
 		if state.Generation > latest.Generation {
@@ -293,7 +293,7 @@ func lostMajority(voters []placement.NodeID, lost map[placement.NodeID]bool) boo
 }
 
 // better says that a replica goes on rather than another; votes, that of the two only it is a voter.
-func better(a, b replica.ReplicaState, votes bool) bool {
+func better(a, b replica.ShardState, votes bool) bool {
 	c := cmp.Or(cmp.Compare(a.LastTerm, b.LastTerm), cmp.Compare(a.LastIndex, b.LastIndex))
 	return c > 0 || c == 0 && votes
 }
@@ -329,7 +329,7 @@ func ApplyRecovery(dir string, p *RecoveryPlan, try bool) (here []RecoveredShard
 		if s.On.ID != id.Node {
 			continue
 		}
-		i := slices.IndexFunc(states, func(now replica.ReplicaState) bool { return now.Shard == s.Shard })
+		i := slices.IndexFunc(states, func(now replica.ShardState) bool { return now.Shard == s.Shard })
 		if i >= 0 && states[i].Replica == s.Replica {
 			continue // It was applied before.
 		}
@@ -361,6 +361,6 @@ func ApplyRecovery(dir string, p *RecoveryPlan, try bool) (here []RecoveredShard
 	return here, b.Commit(true)
 }
 
-func same(a, b replica.ReplicaState) bool {
+func same(a, b replica.ShardState) bool {
 	return a.Replica == b.Replica && a.Generation == b.Generation && a.LastTerm == b.LastTerm && a.LastIndex == b.LastIndex && a.Term == b.Term
 }

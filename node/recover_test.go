@@ -11,7 +11,7 @@ import (
 )
 
 // left makes the report of node id, called n and its number, in a cluster of five with four shards.
-func left(id placement.NodeID, states ...replica.ReplicaState) *RecoveryReport {
+func left(id placement.NodeID, states ...replica.ShardState) *RecoveryReport {
 	r := &RecoveryReport{ClusterID: "c", Node: id, Name: "n" + string(rune('0'+id)), Shards: 4, Replicas: states}
 	for other := placement.NodeID(1); other <= 5; other++ {
 		r.Members = append(r.Members, RecoveryMember{other, "n" + string(rune('0'+other))})
@@ -19,8 +19,8 @@ func left(id placement.NodeID, states ...replica.ReplicaState) *RecoveryReport {
 	return r
 }
 
-func voters(shard placement.ShardID, generation, lastTerm, lastIndex uint64, nodes ...placement.NodeID) replica.ReplicaState {
-	return replica.ReplicaState{
+func voters(shard placement.ShardID, generation, lastTerm, lastIndex uint64, nodes ...placement.NodeID) replica.ShardState {
+	return replica.ShardState{
 		Shard: shard, Replica: 2, Generation: generation, NextID: 6, Term: 9, LastTerm: lastTerm, LastIndex: lastIndex, Voters: nodes,
 	}
 }
@@ -84,7 +84,7 @@ func TestPlanRecoveryPrefersTheLaterTermAndThenVoters(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		name     string
-		one, two replica.ReplicaState
+		one, two replica.ShardState
 		want     string
 	}{
 		{"the longer log", voters(0, 3, 4, 50, 1, 2, 3, 4, 5), voters(0, 3, 4, 51, 1, 2, 3, 4, 5), "n2"},

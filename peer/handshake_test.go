@@ -204,8 +204,17 @@ func TestProtocolRanges(t *testing.T) {
 		lowest, highest string
 		ok              bool
 	}{
-		{"1", "", true}, {"1", "1", true}, {"1", "7", true}, {"0", "1", true},
-		{"2", "7", false}, {"0", "0", false}, {"7", "1", false}, {"1", "x", false}, {"-1", "1", false}, {"", "1", false}, {"", "", false},
+		{"1", "", true},
+		{"1", "1", true},
+		{"1", "7", true},
+		{"0", "1", true},
+		{"2", "7", false},
+		{"0", "0", false},
+		{"7", "1", false},
+		{"1", "x", false},
+		{"-1", "1", false},
+		{"", "1", false},
+		{"", "", false},
 	} {
 		if err := checkProtocol(tt.lowest, tt.highest); (err == nil) != tt.ok {
 			t.Errorf("%q to %q: %v", tt.lowest, tt.highest, err)

@@ -36,7 +36,10 @@ import (
 // ProtocolMin and ProtocolMax are what this release can speak. Nodes talk when their ranges meet.
 // Which version they use is not settled a connection: the cluster's feature level says what every
 // node can read, and nobody sends more than that.
-const ProtocolMin, ProtocolMax = 1, 1
+const (
+	ProtocolMin = 1
+	ProtocolMax = 1
+)
 
 // Hello is what a node says of itself on every stream.
 type Hello struct {

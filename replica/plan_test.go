@@ -628,8 +628,12 @@ func TestHasRoom(t *testing.T) {
 		full []placement.NodeID
 		want bool
 	}{
-		{&d, nil, true}, {&d, []placement.NodeID{11}, true}, {&d, []placement.NodeID{11, 14}, true}, {&d, []placement.NodeID{11, 13}, false},
-		{&joint, []placement.NodeID{12}, true}, {&joint, []placement.NodeID{14}, false},
+		{&d, nil, true},
+		{&d, []placement.NodeID{11}, true},
+		{&d, []placement.NodeID{11, 14}, true},
+		{&d, []placement.NodeID{11, 13}, false},
+		{&joint, []placement.NodeID{12}, true},
+		{&joint, []placement.NodeID{14}, false},
 	} {
 		full := make(map[placement.NodeID]bool)
 		for _, node := range tc.full {

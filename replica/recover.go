@@ -15,8 +15,8 @@ import (
 // Everything about which replica that may be is decided elsewhere, by who knows what all survivors
 // have: two that went on would be two shards.
 
-// ReplicaState is what a store has of one shard.
-type ReplicaState struct {
+// ShardState is what a store has of one shard.
+type ShardState struct {
 	Shard placement.ShardID `json:"shard"`
 	// Replica is the replica's id; Generation and NextID are its descriptor's. A replica that has had no
 	// snapshot yet has Generation 0, and no data.
@@ -37,18 +37,18 @@ type ReplicaState struct {
 }
 
 // States returns what a store has, by shard. Nothing else may use the store.
-func States(store *storage.Store) ([]ReplicaState, error) {
+func States(store *storage.Store) ([]ShardState, error) {
 	h, err := openOffline(store)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = h.Close() }() // It has begun nothing.
-	var out []ReplicaState
+	var out []ShardState
 	for _, g := range h.groups {
 		if g == nil {
 			continue
 		}
-		s := ReplicaState{
+		s := ShardState{
 			Shard: g.shard, Replica: g.id, Generation: g.desc.Generation, NextID: g.desc.NextID, Term: g.term,
 			LastTerm: g.log.last.Term, LastIndex: g.log.last.Index, Applied: g.applied.Index,
 			Voters: g.desc.nodes(g.desc.Conf.Voters), Outgoing: g.desc.nodes(g.desc.Conf.VotersOutgoing),

@@ -72,7 +72,7 @@ func TestRecoverFromTheWholeLog(t *testing.T) {
 		b.Set(storage.LogKey(0, 11), appendLogEntry(nil, newEntry(raftpb.EntryConfChangeV2, 5, 11, change)))
 		b.Set(storage.LogKey(0, 12), appendLogEntry(nil, newEntry(raftpb.EntryNormal, 5, 12, seg.AppendTo([]byte{payloadSegments}))))
 	})
-	want := []ReplicaState{{
+	want := []ShardState{{
 		Replica: 1, Generation: 3, NextID: 4, Voters: []placement.NodeID{1, 2, 3}, Term: 6, LastTerm: 5, LastIndex: 12, Applied: 10,
 	}}
 	got, err := States(store)

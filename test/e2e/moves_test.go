@@ -86,7 +86,7 @@ func TestDrainPutsOffAHeldShard(t *testing.T) {
 	}
 	var worst time.Duration
 	calls := 0
-	for calls = 0; len(answer) == 0; calls++ {
+	for ; len(answer) == 0; calls++ {
 		worst = max(worst, call())
 	}
 	got := <-answer
