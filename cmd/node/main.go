@@ -15,7 +15,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
-	kongyaml "github.com/alecthomas/kong-yaml"
 )
 
 // Exit statuses.
@@ -99,23 +98,6 @@ func run(ctx context.Context, args []string, e env) int {
 		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\n", err)
 		return exitFailed
 	}
-}
-
-// loadConfig reads a file of flags. The environment wins over it, which kong by itself has the other
-// way round.
-func loadConfig(r io.Reader) (kong.Resolver, error) {
-	file, err := kongyaml.Loader(r)
-	if err != nil {
-		return nil, err
-	}
-	return kong.ResolverFunc(func(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
-		for _, name := range flag.Envs {
-			if _, ok := os.LookupEnv(name); ok {
-				return nil, nil
-			}
-		}
-		return file.Resolve(ctx, parent, flag)
-	}), nil
 }
 
 // usageError is a command line that parses but makes no sense.

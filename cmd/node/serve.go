@@ -103,14 +103,14 @@ func readGossipKey(file string) ([]byte, error) {
 func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	cfg.Logger = newLogger(e, f)
 	cfg.Version = version()
-	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = f.JoinAfter, f.DeadAfter, f.Stable
+	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = noTime(f.JoinAfter), noTime(f.DeadAfter), noTime(f.Stable)
 	cfg.MemoryLimit = f.Memory
-	cfg.DrainTimeout = f.Drain
+	cfg.DrainTimeout = noTime(f.Drain)
 	if cfg.MinFreeDisk = int64(f.MinFree); f.MinFree == 0 {
 		cfg.MinFreeDisk = -1
 	}
 	cfg.Classes = append(cfg.Classes, counter.Class())
-	if err := cfg.Validate(); err != nil {
+	if err := errors.Join(notZero("shards", cfg.Shards), notZero("replicas", cfg.Replicas), cfg.Validate()); err != nil {
 		return &usageError{err: err}
 	}
 	node.TuneRuntime(cfg.MemoryLimit)
@@ -131,6 +131,23 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	}
 	// The signal's context is over; stopping has its own time.
 	return n.Close(context.WithoutCancel(ctx))
+}
+
+// noTime is for the times of a node.Config, in which 0 means the default: on the command line it means
+// none.
+func noTime(d time.Duration) time.Duration {
+	if d == 0 {
+		return 1
+	}
+	return d
+}
+
+// notZero refuses a number that a node.Config would take for the default.
+func notZero(flag string, n int) error {
+	if n == 0 {
+		return fmt.Errorf("--%s 0: must be at least 1", flag)
+	}
+	return nil
 }
 
 func newLogger(e env, f listenFlags) *slog.Logger {
