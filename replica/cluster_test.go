@@ -462,23 +462,30 @@ func TestAReplicaThatIsFarBehindGetsASnapshot(t *testing.T) {
 		behind = c.nodes[2]
 	}
 	c.stop(behind, false)
-	var own *testNode
-	waitFor(t, "an owner", func() bool {
-		for _, n := range c.nodes {
-			if n.host != nil && n.owner.term(0) != 0 {
-				own = n
-			}
-		}
-		return own != nil
-	})
 	r := newResult()
-	term := own.owner.term(0)
 	const writes = 9000
-	for seq := uint64(1); seq <= writes; seq++ {
-		own.host.Propose(0, segment(9, term, 5, seq, fmt.Sprint(seq)), r)
-		<-r.committed
-		for len(r.readable) > 100 {
-			<-r.readable
+	for done, inc := 0, uint64(5); done < writes; inc++ {
+		var own *testNode
+		waitFor(t, "an owner", func() bool {
+			for _, n := range c.nodes {
+				if n.host != nil && n.owner.term(0) != 0 {
+					own = n
+				}
+			}
+			return own != nil
+		})
+		term, refused := own.owner.term(0), false
+		for seq := uint64(1); done < writes && !refused; seq++ {
+			own.host.Propose(0, segment(9, term, inc, seq, fmt.Sprint(done+1)), r)
+			select {
+			case <-r.committed:
+				done++
+			case <-r.refused: // The ownership has moved.
+				refused = true
+			}
+			for len(r.readable) > 0 {
+				<-r.readable
+			}
 		}
 	}
 	c.start(behind, false)

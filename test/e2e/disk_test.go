@@ -123,7 +123,7 @@ func TestDiskReallyFull(t *testing.T) {
 	if err := os.MkdirAll(full.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", full.dir, "tmpfs", 0, "size=256m"); err != nil {
+	if err := syscall.Mount("tmpfs", full.dir, "tmpfs", 0, "size=448m"); err != nil {
 		t.Skipf("a small disk can't be mounted here (it takes root on Linux): %v", err)
 	}
 	t.Cleanup(func() {
