@@ -279,3 +279,29 @@ func TestRaiseFeatureLevel(t *testing.T) {
 	}
 	k.facts(&systemv1.FactsResponse{Facts: &systemv1.Facts{FeatureLevel: system.FeatureLevel}})
 }
+
+// Without room what writes is refused, as certainly not done, and what reads is not.
+func TestAFullDiskRefusesWrites(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	if _, err := k.register("Counter", "counter.v1.Counter"); err != nil {
+		t.Fatal(err)
+	}
+	k.manager.SetFull(0, k.term+1, true) // Of another term: old news, or not yet.
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 7}); err != nil {
+		t.Error(err)
+	}
+	k.manager.SetFull(0, k.term, true)
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 9}); fault.ReasonOf(err) != fault.DiskFull {
+		t.Errorf("a write: %v", err)
+	}
+	known, err := k.call("Facts", &systemv1.FactsRequest{})
+	if err != nil || known.GetRevision() != 2 {
+		t.Errorf("a read: %v, %v", known, err)
+	}
+	k.manager.SetFull(0, k.term, false)
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 8}); err != nil {
+		t.Error(err)
+	}
+	k.facts(counterFacts(3, 7, 8))
+}
