@@ -220,10 +220,13 @@ func (h *Host) tickTransfer(g *Group) {
 	if t.ticks <= limit {
 		return
 	}
-	// The shard's other objects have waited with the one that holds its turn: they come first now.
+	if !t.sent {
+		// The shard's other objects have waited with the one that holds its turn: they come first now.
+		g.putOff = int(h.cfg.LeaderStable / h.cfg.Tick)
+	}
 	g.transfer = nil
 	g.moving = ""
-	g.stable, g.putOff = 0, int(h.cfg.LeaderStable/h.cfg.Tick)
+	g.stable = 0
 	h.cfg.Owner.Resume(g.shard, g.ownTerm)
 }
 
