@@ -80,6 +80,7 @@ type shard struct {
 	objects      map[storage.ObjectRef]*object
 	drained      func()
 	paused       atomic.Bool
+	full         atomic.Bool  // there is no room for writes
 	busy         atomic.Int64 // objects with something running, in flight or at the gate
 	incarnations atomic.Uint64
 }
@@ -218,6 +219,7 @@ func (m *Manager) Acquired(id placement.ShardID, term uint64) {
 	s.objects = make(map[storage.ObjectRef]*object)
 	s.drained = nil
 	s.paused.Store(false)
+	s.full.Store(false)
 	s.incarnations.Store(0)
 	s.term.Store(term)
 }
@@ -270,6 +272,17 @@ func (m *Manager) Resume(id placement.ShardID, term uint64) {
 	for _, o := range objects {
 		o.mu.Lock()
 		o.unlock() // Starts what waited.
+	}
+}
+
+// SetFull says whether there is room for what the shard's objects write: while there is none, events
+// that write are refused with DISK_FULL, and their objects reset.
+func (m *Manager) SetFull(id placement.ShardID, term uint64, full bool) {
+	s := &m.shards[id]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.term.Load() == term {
+		s.full.Store(full)
 	}
 }
 

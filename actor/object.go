@@ -273,7 +273,7 @@ func (o *object) handle(call *Call) (result Result, reset error) {
 // ownError is what a handler returned, as its own. When it passes on what another call was refused
 // with, that one did not run, but this one did: it must not be taken for a refusal.
 func ownError(err error) error {
-	if !fault.ReasonOf(err).Retryable() {
+	if reason := fault.ReasonOf(err); !reason.Retryable() && reason != fault.DiskFull {
 		return err
 	}
 	return status.Error(status.Code(err), status.Convert(err).Message())
@@ -382,6 +382,9 @@ func (o *object) recordOps() ([]storage.Op, bool, error) {
 	if len(ops) == 0 {
 		return nil, false, nil
 	}
+	if o.shard.full.Load() {
+		return nil, false, o.errFull()
+	}
 	sets, deletes := 0, 0
 	for i := range ops {
 		if ops[i].Op == storage.OpSet {
@@ -412,6 +415,16 @@ func (o *object) recordOps() ([]storage.Op, bool, error) {
 		return []storage.Op{{Op: storage.OpSet, Kind: storage.KindRecord, Value: raw}}, true, nil
 	}
 	return nil, true, nil
+}
+
+// errFull refuses what an event wrote, before anything of it is proposed.
+func (o *object) errFull() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.m.proposed != 0 { // What it confirmed earlier stays.
+		return fault.New(fault.ObjectReset, "the object was reset: the disks that keep it are nearly full; what this event wrote since its last Confirm was not made")
+	}
+	return fault.New(fault.DiskFull, "the disks that keep the object are nearly full, and the call was not made: make room, or add nodes; 'holdfast status' says which")
 }
 
 func (o *object) isEmpty() (bool, error) {

@@ -56,6 +56,11 @@ type Member struct {
 	NoLead bool `json:"l,omitempty"`
 	// Stopping says that it is about to stop, and hands over what it owns.
 	Stopping bool `json:"s,omitempty"`
+	// DiskLow and DiskFull say that its disk has little room, or none for writes.
+	DiskLow  bool `json:"w,omitempty"`
+	DiskFull bool `json:"f,omitempty"`
+	// Level is the highest feature level that it knows; 0 is a release from before this was told.
+	Level uint32 `json:"e,omitempty"`
 	// State is this node's view, not the member's.
 	State State `json:"-"`
 }
@@ -115,7 +120,7 @@ func Start(cfg Config) (*Cluster, error) {
 		}
 	}
 	longest := c.self
-	longest.NoLead, longest.Stopping = true, true
+	longest.NoLead, longest.Stopping, longest.DiskLow, longest.DiskFull = true, true, true, true
 	if meta, err := json.Marshal(longest); err != nil || len(meta) > metaBytesMax {
 		return nil, fmt.Errorf("this node's name and addresses take %d bytes, at most %d can be gossiped: shorten them", len(meta), metaBytesMax)
 	}
@@ -214,6 +219,11 @@ func (c *Cluster) SetNoLead(noLead bool) {
 // SetStopping says that this node is about to stop: nothing must be handed to it any more.
 func (c *Cluster) SetStopping() {
 	c.describe(func(m *Member) { m.NoLead, m.Stopping = true, true })
+}
+
+// SetDisk says how much room this node's disk has.
+func (c *Cluster) SetDisk(low, full bool) {
+	c.describe(func(m *Member) { m.DiskLow, m.DiskFull = low, full })
 }
 
 // describe changes what this node says of itself, and tells the others.

@@ -278,12 +278,19 @@ func (a *adminServer) Status(ctx context.Context, _ *holdfastv1.StatusRequest) (
 		}
 		out.Nodes = append(out.Nodes, &holdfastv1.Node{
 			Name: m.Name, Id: m.ID.String(), State: n.stateOf(m, holds[m.ID]), Owns: owns[m.ID], Version: m.Version,
+			Drained: n.facts.Drained()[m.ID], DiskFull: m.State == cluster.Alive && m.DiskFull,
 			Addresses: &holdfastv1.Addresses{
 				Grpc: m.Addresses.GRPC, Peer: m.Addresses.Peer, Gossip: m.Addresses.Gossip, Http: m.Addresses.HTTP, Admin: m.Addresses.Admin,
 			},
 		})
 		if why := noLeadWarning(m); why != "" {
 			out.Warnings = append(out.Warnings, why)
+		}
+		if why := diskWarning(m); why != "" {
+			out.Warnings = append(out.Warnings, why)
+		}
+		if n.facts.Drained()[m.ID] {
+			out.Warnings = append(out.Warnings, drainedWarning(m, owns[m.ID]))
 		}
 	}
 	for _, c := range n.facts.view.Load().facts.GetClasses() {
@@ -305,6 +312,27 @@ func noLeadWarning(m *cluster.Member) string {
 	default:
 		return fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name)
 	}
+}
+
+// diskWarning says that a node that is there has little room.
+func diskWarning(m *cluster.Member) string {
+	switch {
+	case m.State != cluster.Alive:
+		return ""
+	case m.DiskFull:
+		return fmt.Sprintf("node %s has no room on its disk: what it owns refuses writes", m.Name)
+	case m.DiskLow:
+		return fmt.Sprintf("node %s has little room on its disk: it gives ownership away", m.Name)
+	}
+	return ""
+}
+
+// drainedWarning says how far a drained node is.
+func drainedWarning(m *cluster.Member, owns int32) string {
+	if owns == 0 {
+		return fmt.Sprintf("node %s is drained: it owns nothing until 'holdfast drain --off %s'", m.Name, m.Name)
+	}
+	return fmt.Sprintf("node %s is being drained: it owns %d shards still, those that no other node can take among them", m.Name, owns)
 }
 
 // deadVoters says which voters are dead, and how many of the others each shard needs: a dead node
@@ -559,25 +587,40 @@ func (a *adminServer) EvictObject(ctx context.Context, req *holdfastv1.EvictObje
 // RemoveNode implements holdfastv1.AdminServer.
 func (a *adminServer) RemoveNode(ctx context.Context, req *holdfastv1.RemoveNodeRequest) (*holdfastv1.RemoveNodeResponse, error) {
 	n := a.n
-	var target *cluster.Member
-	others := 0
-	for _, m := range n.cluster.Members() {
-		switch {
-		case m.State == cluster.Replaced && m.ID.String() != req.GetNode():
-		case m.Name == req.GetNode() || m.ID.String() == req.GetNode():
-			target = &m
-		case m.State == cluster.Alive && !n.facts.Removed()[m.ID]:
-			others++
-		}
+	target, err := n.findMember(req.GetNode())
+	if err != nil {
+		return nil, err
 	}
-	switch {
-	case target == nil:
-		return nil, fault.New(fault.UnknownNode, "node %q: no member has that name or id; see 'holdfast status'", req.GetNode())
-	case others == 0:
+	removed := n.facts.Removed()
+	if !slices.ContainsFunc(n.cluster.Members(), func(m cluster.Member) bool {
+		return m.ID != target.ID && m.State == cluster.Alive && !removed[m.ID]
+	}) {
 		return nil, fault.New(fault.InvalidArgument, "node %q: it is the last one alive; nobody could take its replicas", req.GetNode())
 	}
 	if err := n.facts.ask(ctx, "RemoveNode", &systemv1.RemoveNodeRequest{Node: uint64(target.ID)}); err != nil {
 		return nil, err
 	}
 	return &holdfastv1.RemoveNodeResponse{Id: target.ID.String()}, nil
+}
+
+// DrainNode implements holdfastv1.AdminServer.
+func (a *adminServer) DrainNode(ctx context.Context, req *holdfastv1.DrainNodeRequest) (*holdfastv1.DrainNodeResponse, error) {
+	target, err := a.n.findMember(req.GetNode())
+	if err != nil {
+		return nil, err
+	}
+	if err := a.n.facts.ask(ctx, "DrainNode", &systemv1.DrainNodeRequest{Node: uint64(target.ID), Off: req.GetOff()}); err != nil {
+		return nil, err
+	}
+	return &holdfastv1.DrainNodeResponse{Id: target.ID.String()}, nil
+}
+
+// findMember finds a node by its name, which is not that of one that was replaced, or by its id.
+func (n *Node) findMember(nameOrID string) (cluster.Member, error) {
+	for _, m := range n.cluster.Members() {
+		if m.ID.String() == nameOrID || m.Name == nameOrID && m.State != cluster.Replaced {
+			return m, nil
+		}
+	}
+	return cluster.Member{}, fault.New(fault.UnknownNode, "node %q: no member has that name or id; see 'holdfast status'", nameOrID)
 }

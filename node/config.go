@@ -66,6 +66,10 @@ type Config struct {
 	// MemoryLimit in bytes, of which a quarter is for mailboxes and unflushed writes; 0 takes the
 	// Go runtime's limit, else the machine's memory.
 	MemoryLimit int64
+	// MinFreeDisk is how much of the data directory's disk is kept free: below it, writes are refused
+	// with DISK_FULL; a little above it, ownership goes to nodes with more room. Default 256 MiB;
+	// negative: nothing is kept free, and a full disk ends the process.
+	MinFreeDisk int64
 	// DrainTimeout is how long a stopping node waits for running handlers: default 30 s.
 	DrainTimeout time.Duration
 
@@ -73,6 +77,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Version is shown in status.
 	Version string
+
+	// FreeDisk returns how many bytes of the data directory's disk are free: default statfs.
+	FreeDisk func() (uint64, error)
 
 	fs vfs.FS // of the store, in tests; nil is the disk
 }
@@ -91,6 +98,7 @@ func (c Config) withDefaults() Config {
 	set(&c.Tick, 100*time.Millisecond)
 	set(&c.DrainTimeout, 30*time.Second)
 	set(&c.SnapshotRate, 64<<20)
+	set(&c.MinFreeDisk, 256<<20)
 	set(&c.Version, "devel")
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

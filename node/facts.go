@@ -22,12 +22,14 @@ import (
 const factsMetaKey = "facts"
 
 // factsCache is this node's copy of the cluster facts. It implements router.Facts. Facts only grow,
-// so an old copy is never wrong, only incomplete.
+// but for the wish that a node own nothing: an old copy is never wrong about anything that matters,
+// only incomplete.
 //
 // It is safe for concurrent use; reading takes no lock.
 type factsCache struct {
 	call func(ctx context.Context, method string, req, resp proto.Message) error
 	save func(body []byte) error
+	lost []placement.NodeID // without which shards were recovered here
 
 	view    atomic.Pointer[factsView]
 	changed chan struct{} // capacity 1: a poke for whoever watches the facts
@@ -44,6 +46,8 @@ type factsView struct {
 	byName    map[string]router.ClassFacts
 	byService map[string]router.ClassFacts
 	removed   map[placement.NodeID]bool
+	drained   map[placement.NodeID]bool
+	lost      map[placement.NodeID]bool
 }
 
 type refreshRound struct {
@@ -54,25 +58,28 @@ type refreshRound struct {
 }
 
 // newFactsCache starts from the stored copy, which may be empty.
-func newFactsCache(stored []byte) (*factsCache, error) {
-	c := &factsCache{changed: make(chan struct{}, 1)}
+func newFactsCache(stored []byte, lost []placement.NodeID) (*factsCache, error) {
+	c := &factsCache{changed: make(chan struct{}, 1), lost: lost}
 	resp := &systemv1.FactsResponse{Facts: &systemv1.Facts{}}
 	if stored != nil {
 		if err := proto.Unmarshal(stored, resp); err != nil {
 			return nil, fmt.Errorf("stored cluster facts: %w", err)
 		}
 	}
-	c.view.Store(newFactsView(resp))
+	c.view.Store(newFactsView(resp, lost))
 	return c, nil
 }
 
-func newFactsView(resp *systemv1.FactsResponse) *factsView {
+// newFactsView makes a view of the facts, and of nodes that this node knows to be lost.
+func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsView {
 	v := &factsView{
 		revision:  resp.GetRevision(),
 		facts:     resp.GetFacts(),
 		byName:    make(map[string]router.ClassFacts),
 		byService: make(map[string]router.ClassFacts),
 		removed:   make(map[placement.NodeID]bool),
+		drained:   make(map[placement.NodeID]bool),
+		lost:      make(map[placement.NodeID]bool),
 	}
 	// The class that keeps the facts is known without them.
 	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName})
@@ -81,6 +88,15 @@ func newFactsView(resp *systemv1.FactsResponse) *factsView {
 	}
 	for _, id := range v.facts.GetRemovedNodes() {
 		v.removed[placement.NodeID(id)] = true
+	}
+	for _, id := range v.facts.GetLostNodes() {
+		v.lost[placement.NodeID(id)] = true
+	}
+	for _, id := range lost { // Known here, though perhaps not yet there.
+		v.removed[id], v.lost[id] = true, true
+	}
+	for _, id := range v.facts.GetDrainedNodes() {
+		v.drained[placement.NodeID(id)] = true
 	}
 	return v
 }
@@ -109,6 +125,28 @@ func (c *factsCache) Revision() uint64 { return c.view.Load().revision }
 
 // Removed returns the nodes barred for good. The caller must not modify it.
 func (c *factsCache) Removed() map[placement.NodeID]bool { return c.view.Load().removed }
+
+// Drained returns the nodes that are to own nothing. The caller must not modify it.
+func (c *factsCache) Drained() map[placement.NodeID]bool { return c.view.Load().drained }
+
+// Level returns the feature level in force.
+func (c *factsCache) Level() uint32 { return c.view.Load().facts.GetFeatureLevel() }
+
+// Lost returns the nodes without which shards were recovered. The caller must not modify it.
+func (c *factsCache) Lost() map[placement.NodeID]bool { return c.view.Load().lost }
+
+// TellLost makes the nodes that this one knows to be lost known to all.
+func (c *factsCache) TellLost(ctx context.Context) error {
+	for _, id := range c.lost {
+		if slices.Contains(c.view.Load().facts.GetLostNodes(), uint64(id)) {
+			continue
+		}
+		if err := c.ask(ctx, "RemoveNode", &systemv1.RemoveNodeRequest{Node: uint64(id), Lost: true}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Missing returns the names of classes that the cluster knows and have lacks.
 func (c *factsCache) Missing(have []string) []string {
@@ -176,7 +214,7 @@ func (c *factsCache) learn(resp *systemv1.FactsResponse) error {
 	if resp.GetFacts() == nil {
 		return nil
 	}
-	next := newFactsView(resp)
+	next := newFactsView(resp, c.lost)
 	for {
 		old := c.view.Load()
 		if next.revision <= old.revision {

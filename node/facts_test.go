@@ -30,7 +30,7 @@ func factsOf(revision uint64) *systemv1.FactsResponse {
 
 func newFacts(t *testing.T, stored []byte) *factsCache {
 	t.Helper()
-	c, err := newFactsCache(stored)
+	c, err := newFactsCache(stored, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestFactsSurviveARestart(t *testing.T) {
 	if got, ok := again.Class("B"); !ok || got.UniqueKey != "key of B" || again.Revision() != 2 || !again.Removed()[2] {
 		t.Errorf("got %+v, %v at revision %d", got, ok, again.Revision())
 	}
-	_, err := newFactsCache([]byte{0xff})
+	_, err := newFactsCache([]byte{0xff}, nil)
 	wantError(t, err, "stored cluster facts")
 }
 

@@ -47,6 +47,7 @@ func metrics() []metric {
 		counter("raft_snapshots_received_total", "Shard snapshots installed."),
 		gauge("disk_bytes", "Disk space that the store takes."),
 		gauge("disk_free_bytes", "Disk space left."),
+		gauge("disk_full", "1 when the disk has no room for writes, and they are refused."),
 		counter("wal_bytes_total", "Bytes written to the write-ahead log."),
 		counter("flushed_bytes_total", "Bytes flushed from memory tables."),
 		counter("compacted_bytes_total", "Bytes written by compactions."),
@@ -91,6 +92,9 @@ func (n *Node) snapshot() *snapshot {
 	v["raft_proposals_total"], v["raft_batches_total"], v["raft_syncs_total"] = float64(r.Proposals), float64(r.Batches), float64(r.Syncs)
 	v["raft_frames_dropped_total"], v["raft_ownerships_total"] = float64(r.FramesDropped), float64(r.Elections)
 	v["raft_snapshots_sent_total"], v["raft_snapshots_received_total"] = float64(r.SnapshotsSent), float64(r.SnapshotsReceived)
+	if n.disk.level() >= diskFull {
+		v["disk_full"] = 1
+	}
 	d := n.store.Metrics()
 	v["disk_bytes"], v["disk_free_bytes"], v["wal_bytes_total"] = float64(d.DiskBytes), float64(d.FreeDiskBytes), float64(d.WALBytes)
 	v["flushed_bytes_total"], v["compacted_bytes_total"] = float64(d.FlushBytes), float64(d.CompactedBytes)

@@ -73,7 +73,8 @@ type Node struct {
 	workers    *http.Server
 	ring       atomic.Pointer[placement.Ring]
 	boots      bootBook
-	changed    chan struct{} // capacity 1: gossip has news
+	disk       diskWatch
+	changed    chan struct{} // capacity 1: gossip or the disk has news
 
 	ready   chan struct{}  // closed when the node serves
 	done    chan struct{}  // closed when the node has ended by itself
@@ -155,7 +156,11 @@ func (n *Node) build() error {
 	if err != nil {
 		return err
 	}
-	if n.facts, err = newFactsCache(stored); err != nil {
+	lost, err := loadLost(n.store)
+	if err != nil {
+		return err
+	}
+	if n.facts, err = newFactsCache(stored, lost); err != nil {
 		return err
 	}
 	n.facts.save = func(body []byte) error { return n.store.SetMeta(factsMetaKey, body) }
@@ -174,6 +179,9 @@ func (n *Node) build() error {
 		Admit:    n.admit,
 		Raft:     func(from placement.NodeID, data []byte) { n.host.Receive(from, data) },
 		Snapshot: func(ctx context.Context, from placement.NodeID, header []byte, offer func(parts []byte) error, next func() ([]byte, error)) error {
+			if n.disk.level() >= diskFull {
+				return errNoRoom
+			}
 			return n.host.ReceiveSnapshot(ctx, from, header, offer, next)
 		},
 		Calls:       func(from placement.NodeID) frame.Handler { return &peerCalls{n: n, from: from} },
@@ -186,7 +194,7 @@ func (n *Node) build() error {
 	n.host, err = replica.New(replica.Config{
 		Node: n.id.Node, Shards: n.id.Shards, Replicas: n.id.Replicas, Store: n.store,
 		Transport: raftTransport{n.peers}, Owner: n.manager, Logger: n.log,
-		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, SnapshotRate: n.cfg.SnapshotRate, OnLeader: n.acquired,
+		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, SnapshotRate: n.cfg.SnapshotRate, OnLeader: n.acquired, OnFull: n.manager.SetFull,
 		OnStall: func(err error) { n.fail(&StalledError{err}) },
 	})
 	if err != nil {
@@ -214,7 +222,7 @@ func (n *Node) run() error {
 	n.wg.Go(func() { n.serve("peer", func() error { return n.peerServer.Serve(n.listeners.peer) }) })
 	n.wg.Go(func() { n.serve("grpc", func() error { return n.gateway.Serve(n.listeners.grpc) }) })
 
-	known, err := n.loadMembers()
+	known, err := loadMembers(n.store)
 	if err != nil {
 		return err
 	}
@@ -230,6 +238,8 @@ func (n *Node) run() error {
 		return err
 	}
 	n.gossiping.Store(n.cluster)
+	n.lookAtDisk()
+	n.wg.Go(n.watchDisk)
 	n.wg.Go(func() { n.watch(known.Ring) })
 	n.wg.Go(n.join)
 	return nil
@@ -330,13 +340,18 @@ func (n *Node) Addresses() cluster.Addresses {
 // Stopping is not leaving: the node keeps its place, and finds it again when it starts.
 //
 // When the disk does not answer nothing is handed over, and Close returns a StalledError within a
-// moment; what it leaves behind ends with the process.
+// moment. When a handler goes on although its context has ended, Close gives up on it a moment after
+// DrainTimeout. What either leaves behind ends with the process.
 func (n *Node) Close(ctx context.Context) error {
 	result := make(chan error, 1)
 	n.stops.Go(func() { result <- n.stop(ctx) })
+	stubborn := time.NewTimer(n.cfg.DrainTimeout + stubbornGrace)
+	defer stubborn.Stop()
 	select {
 	case err := <-result:
 		return err
+	case <-stubborn.C:
+		return errStubborn
 	case <-n.stalled:
 	}
 	t := time.NewTimer(stalledGrace)
@@ -350,6 +365,11 @@ func (n *Node) Close(ctx context.Context) error {
 		return n.cause
 	}
 }
+
+// stubbornGrace is for what follows the handlers when a node stops.
+const stubbornGrace = 5 * time.Second
+
+var errStubborn = errors.New("the node is not through with stopping: a handler goes on although its context has ended, or the disk is slow; nothing acknowledged is lost, end the process")
 
 // stalledGrace is for what needs no disk: answers that say that the outcome is unknown.
 const stalledGrace = time.Second
@@ -445,6 +465,12 @@ func (n *Node) readiness() (bool, []string) {
 	}
 	if missing := n.missingClasses(); len(missing) > 0 {
 		reasons = append(reasons, fmt.Sprintf("this node lacks the classes %v of the cluster and so owns nothing: start it with a binary that has them", missing))
+	}
+	if n.facts.Drained()[n.id.Node] {
+		reasons = append(reasons, fmt.Sprintf("this node is drained, and owns only what no other node can own: 'holdfast drain --off %s' ends that", n.id.Name))
+	}
+	if why := n.disk.reason(); why != "" {
+		reasons = append(reasons, why)
 	}
 	return true, reasons
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/cluster"
 	"github.com/holdfast-io/holdfast/gateway"
+	"github.com/holdfast-io/holdfast/node/system"
 	"github.com/holdfast-io/holdfast/peer"
 	"github.com/holdfast-io/holdfast/placement"
 	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
@@ -142,7 +143,7 @@ func (n *Node) self() (cluster.Member, string, error) {
 		return net.JoinHostPort(listenHost, port)
 	}
 	return cluster.Member{
-		ID: n.id.Node, Name: n.id.Name, Version: n.cfg.Version, Boot: n.store.Boot(),
+		ID: n.id.Node, Name: n.id.Name, Version: n.cfg.Version, Boot: n.store.Boot(), Level: system.FeatureLevel,
 		Addresses: cluster.Addresses{
 			GRPC: at(n.listeners.grpc), Peer: at(n.listeners.peer), HTTP: at(n.listeners.http), Admin: at(n.listeners.admin),
 			Gossip: net.JoinHostPort(host, strconv.Itoa(n.gossip.Port())),
@@ -219,9 +220,9 @@ type storedMembers struct {
 
 const membersMetaKey = "members"
 
-func (n *Node) loadMembers() (storedMembers, error) {
+func loadMembers(store *storage.Store) (storedMembers, error) {
 	var out storedMembers
-	raw, ok, err := n.store.Meta(membersMetaKey)
+	raw, ok, err := store.Meta(membersMetaKey)
 	if err != nil || !ok {
 		return out, err
 	}
@@ -264,6 +265,15 @@ func (n *Node) refreshFacts() {
 	defer cancel()
 	if err := n.facts.Refresh(ctx); err != nil {
 		n.log.Debug("refresh cluster facts", slog.Any("error", err))
+		return
+	}
+	if err := n.facts.TellLost(ctx); err != nil {
+		n.log.Debug("tell which nodes are lost", slog.Any("error", err))
+	}
+	if level := knownLevel(n.cluster.Members(), n.facts.Removed()); level > n.facts.Level() && n.facts.Revision() > 0 {
+		if err := n.facts.ask(ctx, "RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: level}); err != nil {
+			n.log.Debug("raise the feature level", slog.Any("error", err))
+		}
 	}
 }
 
@@ -271,6 +281,15 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 	removed := n.facts.Removed()
 	live := make(map[placement.NodeID]bool)
 	noLead := make(map[placement.NodeID]bool)
+	avoid := make(map[placement.NodeID]replica.Reluctance)
+	for id := range n.facts.Drained() {
+		avoid[id] = replica.Drained
+	}
+	full := make(map[placement.NodeID]bool)
+	disk := n.disk.level()
+	if disk >= diskLow {
+		avoid[n.id.Node], full[n.id.Node] = replica.DiskLow, disk >= diskFull
+	}
 	var seen []sighting
 	var connect []placement.NodeID
 	list := n.cluster.Members()
@@ -280,7 +299,10 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		if m.NoLead {
 			noLead[m.ID] = true
 		}
-		if m.State != cluster.Replaced && (!removed[m.ID] || m.State == cluster.Alive) {
+		if m.State == cluster.Alive && m.ID != n.id.Node && m.DiskLow {
+			avoid[m.ID], full[m.ID] = replica.DiskLow, m.DiskFull
+		}
+		if m.State != cluster.Replaced && !n.facts.Lost()[m.ID] && (!removed[m.ID] || m.State == cluster.Alive) {
 			connect = append(connect, m.ID)
 		}
 	}
@@ -289,13 +311,17 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		noLead[n.id.Node] = true
 	}
 	n.cluster.SetNoLead(len(missing) > 0)
+	n.cluster.SetDisk(disk >= diskLow, disk >= diskFull)
 	ring := members.Observe(now, seen, removed)
 	if old := n.ring.Load(); !equalNodes(old.Members(), ring) {
 		n.log.Info("ring", slog.Any("members", n.names(ring)))
 		n.ring.Store(placement.NewRing(ring, n.id.Shards, n.id.Replicas))
 	}
+	if level := n.facts.Level(); level > system.FeatureLevel {
+		n.fail(fmt.Errorf("the cluster is at feature level %d, and this release knows up to %d: run a later release; a node can't go back", level, system.FeatureLevel))
+	}
 	n.peers.SetPeers(connect)
-	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead})
+	n.host.SetMembership(replica.Membership{Ring: n.ring.Load(), Live: live, Removed: removed, NoLead: noLead, Avoid: avoid, Full: full, Spent: disk >= diskSpent})
 	if removed[n.id.Node] && len(n.host.Status()) == 0 {
 		n.fail(ErrRemoved)
 	}
@@ -306,6 +332,18 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 		}
 	}
 	return string(raw)
+}
+
+// knownLevel returns the highest feature level that every node knows, also those that are dead and may
+// come back.
+func knownLevel(members []cluster.Member, removed map[placement.NodeID]bool) uint32 {
+	level := uint32(system.FeatureLevel)
+	for i := range members {
+		if m := &members[i]; !removed[m.ID] && m.State != cluster.Replaced {
+			level = min(level, max(m.Level, 1))
+		}
+	}
+	return level
 }
 
 func equalNodes(a, b []placement.NodeID) bool {
@@ -438,6 +476,18 @@ func (e *oldCopyError) Error() string {
 // Is says that it is peer.ErrOldCopy.
 func (*oldCopyError) Is(target error) bool { return target == peer.ErrOldCopy }
 
+// lostNodeError is why a node is refused without which shards were recovered. It ends by it as one on
+// an old copy of its disk does: what it has is a past that the cluster has left.
+type lostNodeError struct{ hello peer.Hello }
+
+// Error implements error.
+func (e *lostNodeError) Error() string {
+	return fmt.Sprintf("node %s (%s) was given up as lost, and its shards were recovered without it: delete its data directory, and start it again to join as a new node", e.hello.Name, e.hello.Node)
+}
+
+// Is says that it is peer.ErrOldCopy.
+func (*lostNodeError) Is(target error) bool { return target == peer.ErrOldCopy }
+
 func (b *bootBook) admit(h peer.Hello) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -479,6 +529,9 @@ func (b *bootBook) admit(h peer.Hello) error {
 func (n *Node) admit(h peer.Hello) error {
 	if h.Node == n.id.Node {
 		return errors.New("a node does not talk to itself; is its data directory a copy of another's?")
+	}
+	if n.facts.Lost()[h.Node] {
+		return &lostNodeError{h}
 	}
 	if err := n.boots.admit(h); err != nil {
 		return err

@@ -57,8 +57,11 @@ func TestHandshakeRefuses(t *testing.T) {
 		{"wrong cluster", greeting(keyCluster, "d"), []string{"n2", "of cluster d", "of cluster c"}},
 		{"no cluster", greeting(keyCluster, ""), []string{"of cluster c"}},
 		{"meant for another", greeting(keyTo, "0000000000000003"), []string{"meant for node 0000000000000003", "0000000000000001", "taken over"}},
-		{"another protocol", greeting(keyProtocol, "2"), []string{`protocol version "2"`, "speaks 1", "same release"}},
-		{"no protocol", greeting(keyProtocol, ""), []string{"protocol version"}},
+		{"a later protocol", greeting(keyProtocol, "2", keyProtocolMax, "3"), []string{`protocol versions 2 to 3`, "speaks 1 to 1", "too far apart"}},
+		{"a later protocol without a range", greeting(keyProtocol, "2"), []string{`protocol versions 2 to 2`}},
+		{"an earlier protocol", greeting(keyProtocol, "0"), []string{"protocol versions 0 to 0"}},
+		{"a range the wrong way round", greeting(keyProtocol, "2", keyProtocolMax, "1"), []string{"protocol version", "not a range"}},
+		{"no protocol", greeting(keyProtocol, ""), []string{"protocol version", "not a range"}},
 		{"no sender", greeting(keyFrom, ""), []string{"handshake: from", "16 hex digits"}},
 		{"no boot", greeting(keyBoot, ""), []string{"handshake: boot"}},
 		{"negative boot", greeting(keyBoot, "-1"), []string{"handshake: boot"}},
@@ -192,4 +195,29 @@ func FuzzHandshake(f *testing.F) {
 			t.Errorf("read %v as %+v", md, h)
 		}
 	})
+}
+
+// Nodes talk when their ranges meet. This release's is 1 to 1.
+func TestProtocolRanges(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		lowest, highest string
+		ok              bool
+	}{
+		{"1", "", true},
+		{"1", "1", true},
+		{"1", "7", true},
+		{"0", "1", true},
+		{"2", "7", false},
+		{"0", "0", false},
+		{"7", "1", false},
+		{"1", "x", false},
+		{"-1", "1", false},
+		{"", "1", false},
+		{"", "", false},
+	} {
+		if err := checkProtocol(tt.lowest, tt.highest); (err == nil) != tt.ok {
+			t.Errorf("%q to %q: %v", tt.lowest, tt.highest, err)
+		}
+	}
 }

@@ -33,8 +33,13 @@ import (
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
-// ProtocolVersion is what this release speaks; nodes of another are refused.
-const ProtocolVersion = 1
+// ProtocolMin and ProtocolMax are what this release can speak. Nodes talk when their ranges meet.
+// Which version they use is not settled a connection: the cluster's feature level says what every
+// node can read, and nobody sends more than that.
+const (
+	ProtocolMin = 1
+	ProtocolMax = 1
+)
 
 // Hello is what a node says of itself on every stream.
 type Hello struct {
@@ -340,8 +345,11 @@ const (
 	keyTo       = "holdfast-to"
 	keyBoot     = "holdfast-boot"
 	keyNonce    = "holdfast-nonce"
-	keyProtocol = "holdfast-protocol"
 	keyRevision = "holdfast-revision"
+	// The lowest version that the sender can speak, which releases without a range compare with the
+	// one they have, and the highest.
+	keyProtocol    = "holdfast-protocol"
+	keyProtocolMax = "holdfast-protocol-max"
 )
 
 func (p *Peers) hello() metadata.MD {
@@ -353,7 +361,7 @@ func (p *Peers) hello() metadata.MD {
 	return metadata.Pairs(
 		keyCluster, s.ClusterID, keyFrom, s.Node.String(), keyName, s.Name,
 		keyBoot, strconv.FormatUint(s.Boot, 10), keyNonce, s.Nonce,
-		keyProtocol, strconv.Itoa(ProtocolVersion), keyRevision, strconv.FormatUint(revision, 10),
+		keyProtocol, strconv.Itoa(ProtocolMin), keyProtocolMax, strconv.Itoa(ProtocolMax), keyRevision, strconv.FormatUint(revision, 10),
 	)
 }
 
@@ -373,8 +381,8 @@ func (p *Peers) check(md metadata.MD) (Hello, error) {
 	}
 	h := Hello{ClusterID: one(keyCluster), Name: one(keyName), Nonce: one(keyNonce)}
 	var err error
-	if v := one(keyProtocol); v != strconv.Itoa(ProtocolVersion) {
-		return h, fmt.Errorf("protocol version %q, this node speaks %d: run the same release on all nodes", v, ProtocolVersion)
+	if err := checkProtocol(one(keyProtocol), one(keyProtocolMax)); err != nil {
+		return h, err
 	}
 	if h.Node, err = placement.ParseNodeID(one(keyFrom)); err != nil {
 		return h, fmt.Errorf("handshake: from: %w", err)
@@ -395,6 +403,23 @@ func (p *Peers) check(md metadata.MD) (Hello, error) {
 		return h, p.cfg.Admit(h)
 	}
 	return h, nil
+}
+
+// checkProtocol compares the range of another node with this one's. A release from before there were
+// ranges says only one version.
+func checkProtocol(lowest, highest string) error {
+	if highest == "" {
+		highest = lowest
+	}
+	lo, errLo := strconv.ParseUint(lowest, 10, 31)
+	hi, errHi := strconv.ParseUint(highest, 10, 31)
+	if errLo != nil || errHi != nil || lo > hi {
+		return fmt.Errorf("protocol versions %q to %q: not a range", lowest, highest)
+	}
+	if lo > ProtocolMax || hi < ProtocolMin {
+		return fmt.Errorf("protocol versions %d to %d, this node speaks %d to %d: the releases are too far apart; upgrade by way of one between them", lo, hi, ProtocolMin, ProtocolMax)
+	}
+	return nil
 }
 
 // accept is the server's side of the handshake: it answers with this node's own.

@@ -94,6 +94,7 @@ func (l link) SendSnapshot(ctx context.Context, to placement.NodeID, header []by
 type owner struct {
 	mu    sync.Mutex
 	terms map[placement.ShardID]uint64
+	full  map[placement.ShardID]bool
 }
 
 func (o *owner) Acquired(shard placement.ShardID, term uint64) {
@@ -106,6 +107,24 @@ func (o *owner) Lost(shard placement.ShardID, _ uint64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	delete(o.terms, shard)
+}
+
+func (o *owner) setFull(shard placement.ShardID, term uint64, full bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.full[shard] = full && o.terms[shard] == term
+}
+
+func (o *owner) fullShards() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	sum := 0
+	for shard, full := range o.full {
+		if full && o.terms[shard] != 0 {
+			sum++
+		}
+	}
+	return sum
 }
 
 func (o *owner) Pause(_ placement.ShardID, _ uint64, drained func()) { drained() }
@@ -170,14 +189,14 @@ func (c *testCluster) start(n *testNode, bootstrap bool) {
 			c.t.Fatal(err)
 		}
 	}
-	n.owner = &owner{terms: make(map[placement.ShardID]uint64)}
+	n.owner = &owner{terms: make(map[placement.ShardID]uint64), full: make(map[placement.ShardID]bool)}
 	level := slog.LevelWarn
 	if os.Getenv("HOLDFAST_TEST_DEBUG") != "" {
 		level = slog.LevelDebug
 	}
 	n.host, err = replica.New(replica.Config{
 		Node: n.id, Shards: c.shards, Store: n.store, Transport: link{c.net, n.id}, Owner: n.owner,
-		Tick: testTick, LeaderStable: 3 * testTick,
+		Tick: testTick, LeaderStable: 3 * testTick, OnFull: n.owner.setFull,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})).With(slog.Int("node", int(n.id))),
 	})
 	if err != nil {
@@ -448,23 +467,30 @@ func TestAReplicaThatIsFarBehindGetsASnapshot(t *testing.T) {
 		behind = c.nodes[2]
 	}
 	c.stop(behind, false)
-	var own *testNode
-	waitFor(t, "an owner", func() bool {
-		for _, n := range c.nodes {
-			if n.host != nil && n.owner.term(0) != 0 {
-				own = n
-			}
-		}
-		return own != nil
-	})
 	r := newResult()
-	term := own.owner.term(0)
 	const writes = 9000
-	for seq := uint64(1); seq <= writes; seq++ {
-		own.host.Propose(0, segment(9, term, 5, seq, fmt.Sprint(seq)), r)
-		<-r.committed
-		for len(r.readable) > 100 {
-			<-r.readable
+	for done, inc := 0, uint64(5); done < writes; inc++ {
+		var own *testNode
+		waitFor(t, "an owner", func() bool {
+			for _, n := range c.nodes {
+				if n.host != nil && n.owner.term(0) != 0 {
+					own = n
+				}
+			}
+			return own != nil
+		})
+		term, refused := own.owner.term(0), false
+		for seq := uint64(1); done < writes && !refused; seq++ {
+			own.host.Propose(0, segment(9, term, inc, seq, fmt.Sprint(done+1)), r)
+			select {
+			case <-r.committed:
+				done++
+			case <-r.refused: // The ownership has moved.
+				refused = true
+			}
+			for len(r.readable) > 0 {
+				<-r.readable
+			}
 		}
 	}
 	c.start(behind, false)
@@ -549,6 +575,77 @@ func TestADamagedReplicaIsMadeAnew(t *testing.T) {
 			c.settle()
 		})
 	}
+}
+
+// A node whose disk is spent takes in nothing that objects wrote, and has it when there is room again.
+func TestASpentDiskTakesNothingIn(t *testing.T) {
+	c := newCluster(t, 4, 3)
+	ring := placement.NewRing([]placement.NodeID{1, 2, 3}, 4, 3)
+	live := map[placement.NodeID]bool{1: true, 2: true, 3: true}
+	full := map[placement.NodeID]bool{3: true}
+	for id, n := range c.nodes {
+		n.host.SetMembership(replica.Membership{
+			Ring: ring, Live: live, Avoid: map[placement.NodeID]replica.Reluctance{3: replica.DiskLow}, Full: full, Spent: id == 3,
+		})
+	}
+	waitFor(t, "the others to own", func() bool {
+		return c.nodes[3].owner.count() == 0 && c.nodes[1].owner.count()+c.nodes[2].owner.count() == 4
+	})
+	for shard := range placement.ShardID(4) {
+		c.write(shard, 1, 1, "v")
+	}
+	for shard := range placement.ShardID(4) {
+		if got := c.nodes[3].read(shard, 1); got != "" {
+			t.Errorf("shard %d: the spent node has %q", shard, got)
+		}
+	}
+	if c.nodes[3].host.Stats().FramesDropped == 0 {
+		t.Error("it has dropped nothing")
+	}
+	c.steer()
+	waitFor(t, "the node to catch up", func() bool {
+		for shard := range placement.ShardID(4) {
+			if c.nodes[3].read(shard, 1) != "v" {
+				return false
+			}
+		}
+		return true
+	})
+	c.settle()
+}
+
+// Owners are told when a majority of the voters has no room, and when it has again.
+func TestOwnersAreToldOfFullDisks(t *testing.T) {
+	c := newCluster(t, 4, 3)
+	set := func(full ...placement.NodeID) {
+		m := replica.Membership{
+			Ring: placement.NewRing([]placement.NodeID{1, 2, 3}, 4, 3), Live: map[placement.NodeID]bool{1: true, 2: true, 3: true},
+			Full: make(map[placement.NodeID]bool),
+		}
+		for _, node := range full {
+			m.Full[node] = true
+		}
+		for _, n := range c.nodes {
+			n.host.SetMembership(m)
+		}
+	}
+	told := func(want int) {
+		t.Helper()
+		waitFor(t, fmt.Sprintf("%d shards without room", want), func() bool {
+			sum := 0
+			for _, n := range c.nodes {
+				sum += n.owner.fullShards()
+			}
+			return sum == want
+		})
+	}
+	own := func(node placement.NodeID) int { return c.nodes[node].owner.count() }
+	set(1)
+	told(own(1)) // It is the owner's own disk alone that counts, for the others are a majority.
+	set(1, 2)
+	told(4)
+	set()
+	told(0)
 }
 
 func TestHandOverLeavesNothingOwned(t *testing.T) {

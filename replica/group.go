@@ -126,7 +126,9 @@ type Group struct {
 	quiet    int // ticks since a leader was heard or an answer came
 	settling int // ticks for which a membership change counts as recent
 	transfer *transfer
-	stable   int // ticks for which the ring has wished the same owner
+	full     bool // the objects were told that there is no room for writes
+	putOff   int  // ticks before a hand-over that was given up is tried again
+	stable   int  // ticks for which the ring has wished the same owner
 	wish     []placement.NodeID
 	moving   string // what is under way, in words
 	gone     bool   // removed: to be collected when that is settled
@@ -323,6 +325,7 @@ func (g *Group) lose() {
 	g.transfer = nil
 	g.moving = ""
 	g.stable = 0
+	g.full = false
 	if term != 0 && g.owner != nil {
 		g.owner.Lost(g.shard, term)
 	}

@@ -65,6 +65,9 @@ type Config struct {
 	SnapshotRate int
 	// OnLeader is told when this node begins to own a shard. Called from the loop: must not block.
 	OnLeader func(shard placement.ShardID, term uint64)
+	// OnFull is told, of a shard that this node owns in the term, whether there is no room for what is
+	// written to it; it begins as false. Called from the loop: must not block. Default: nothing.
+	OnFull func(shard placement.ShardID, term uint64, full bool)
 	// OnStall is called when the disk has not finished a write for 5 s of this process's own time:
 	// the node is as good as dead and should go, so that others take over. Default: nothing.
 	OnStall func(error)

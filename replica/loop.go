@@ -465,6 +465,10 @@ func (h *Host) takePacket(from placement.NodeID, p *packet) {
 		h.takeTooOld(p)
 		return
 	}
+	if h.membership.Spent && bringsSegments(p.msg) {
+		h.counters.framesDropped.Add(1)
+		return
+	}
 	g := h.replicaFor(from, p)
 	if g == nil {
 		return
@@ -642,6 +646,7 @@ func (h *Host) tickGroups() {
 		if g.leader {
 			g.quiet = 0
 			g.settling = max(g.settling-1, 0)
+			h.tellFull(g)
 			h.askAgain(g)
 			h.reconcile(g)
 		} else if g.quiet%askEach == 0 || g.gone && g.quiet%reconcileEach == 0 {

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,6 +22,8 @@ import (
 //   - A leader that is to go hands leadership over first.
 //   - No change may leave fewer live voters than a quorum.
 //   - Leadership moves to the ring's first choice, once that has been the same for a while.
+//   - A node that is better not to own (Reluctance) comes last among the ring's choices, and gives
+//     leadership away at once to one that is better; where there is none it goes on owning.
 
 // replicaView is one replica as the leader sees it.
 type replicaView struct {
@@ -46,8 +49,31 @@ type planView struct {
 	Live    map[placement.NodeID]bool
 	Removed map[placement.NodeID]bool
 	NoLead  map[placement.NodeID]bool
+	Avoid   map[placement.NodeID]Reluctance
 	// Stable says that the ring has wished the same for a while.
 	Stable bool
+}
+
+// Reluctance says how much better it is that another node owns. Nobody goes without an owner for it:
+// among nodes that are all reluctant, the least reluctant one owns.
+type Reluctance int
+
+// The reasons, the weaker first.
+const (
+	Willing Reluctance = iota
+	// Drained says that an operator wants the node to own nothing.
+	Drained
+	// DiskLow says that the node has little room for writes, or none.
+	DiskLow
+	// noLead is a node that can't own at all.
+	noLead
+)
+
+func (v *planView) reluctance(node placement.NodeID) Reluctance {
+	if v.NoLead[node] {
+		return noLead
+	}
+	return v.Avoid[node]
 }
 
 type actionKind int
@@ -99,6 +125,8 @@ func plan(v planView) action {
 	if v.Joint {
 		return action{}
 	}
+	v.Wish = slices.Clone(v.Wish)
+	slices.SortStableFunc(v.Wish, func(a, b placement.NodeID) int { return cmp.Compare(v.reluctance(a), v.reluctance(b)) })
 	if a := v.takeOutStopped(); a.Kind != actNone {
 		return a
 	}
@@ -198,10 +226,10 @@ func (v *planView) dropLearner(voters, learners []placement.NodeID) action {
 	return action{}
 }
 
-// addLearner adds a replica where one is wanted and could live.
+// addLearner adds a replica where one is wanted and could live, and has room.
 func (v *planView) addLearner(voters, learners []placement.NodeID) action {
 	for _, node := range slices.Concat(voters, learners) {
-		if v.at(node) == nil && v.Live[node] {
+		if v.at(node) == nil && v.Live[node] && v.Avoid[node] != DiskLow {
 			return action{Kind: actAddLearner, Node: node}
 		}
 	}
@@ -244,7 +272,7 @@ func (v *planView) changeVoters(target, learners []placement.NodeID) action {
 		return change
 	}
 	// The leader itself is to go: hand over to a voter that stays; where none does, promote first.
-	if heir, ok := v.heir(target); ok {
+	if heir, ok := v.heir(target, noLead); ok {
 		return action{Kind: actTransfer, Node: heir}
 	}
 	if len(change.Promote) > 0 {
@@ -253,32 +281,36 @@ func (v *planView) changeVoters(target, learners []placement.NodeID) action {
 	return action{}
 }
 
-// heir returns the first of the nodes that could lead.
-func (v *planView) heir(among []placement.NodeID) (placement.NodeID, bool) {
+// heir returns the least reluctant of the nodes that could lead, the first of those that are equally
+// so; it must be less reluctant than the bound.
+func (v *planView) heir(among []placement.NodeID, below Reluctance) (placement.NodeID, bool) {
+	var best placement.NodeID
+	found := false
 	for _, node := range among {
-		if r := v.at(node); node != v.Self && r != nil && r.Voter && r.Live && r.CaughtUp && !v.NoLead[node] {
-			return node, true
+		r := v.at(node)
+		if node == v.Self || r == nil || !r.Voter || !r.Live || !r.CaughtUp || v.reluctance(node) >= below {
+			continue
 		}
+		best, below, found = node, v.reluctance(node), true
 	}
-	return 0, false
+	return best, found
 }
 
-// moveLead moves ownership to the ring's first choice, or away from a node that must not own.
+// moveLead moves ownership to the ring's first choice, or away from a node that had better not own.
 func (v *planView) moveLead() action {
-	if v.NoLead[v.Self] {
+	if own := v.reluctance(v.Self); own > Willing {
 		nodes := slices.Clone(v.Wish)
 		for _, r := range v.Replicas {
 			nodes = append(nodes, r.Node)
 		}
-		if heir, ok := v.heir(nodes); ok {
+		if heir, ok := v.heir(nodes, own); ok {
 			return action{Kind: actTransfer, Node: heir}
 		}
+	}
+	if !v.Stable || len(v.Wish) == 0 || v.Wish[0] == v.Self || v.reluctance(v.Wish[0]) > v.reluctance(v.Self) {
 		return action{}
 	}
-	if !v.Stable || len(v.Wish) == 0 || v.Wish[0] == v.Self {
-		return action{}
-	}
-	if heir, ok := v.heir(v.Wish[:1]); ok {
+	if heir, ok := v.heir(v.Wish[:1], noLead); ok {
 		return action{Kind: actTransfer, Node: heir}
 	}
 	// The ring wishes a node that does not vote and never will while there are two of them: the

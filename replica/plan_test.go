@@ -2,6 +2,7 @@ package replica
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ type planModel struct {
 	up       map[placement.NodeID]bool
 	removed  map[placement.NodeID]bool
 	noLead   map[placement.NodeID]bool
+	avoid    map[placement.NodeID]Reluctance
 	stable   bool
 	leader   placement.NodeID
 	replicas []replicaView
@@ -39,6 +41,7 @@ func newPlanModel(t *testing.T, random *rand.Rand) *planModel {
 		t: t, random: random, target: []int{1, 2, 3, 3, 3, 5}[random.IntN(6)], nextID: 1,
 		inRing: make(map[placement.NodeID]bool), up: make(map[placement.NodeID]bool),
 		removed: make(map[placement.NodeID]bool), noLead: make(map[placement.NodeID]bool),
+		avoid: make(map[placement.NodeID]Reluctance),
 	}
 	for n := range 1 + random.IntN(7) {
 		id := placement.NodeID(n + 1)
@@ -134,7 +137,7 @@ func (m *planModel) kill(node placement.NodeID) bool {
 func (m *planModel) view() planView {
 	v := planView{
 		Self: m.leader, Joint: m.next != nil, Wish: m.wish(), Target: m.target,
-		Live: m.up, Removed: m.removed, NoLead: m.noLead, Stable: m.stable, Replicas: slices.Clone(m.replicas),
+		Live: m.up, Removed: m.removed, NoLead: m.noLead, Avoid: m.avoid, Stable: m.stable, Replicas: slices.Clone(m.replicas),
 	}
 	for i := range v.Replicas {
 		r := &v.Replicas[i]
@@ -288,7 +291,7 @@ func (m *planModel) leave() {
 // disturb does something to a node that the group survives.
 func (m *planModel) disturb() {
 	node := m.order[m.random.IntN(len(m.order))]
-	switch m.random.IntN(7) {
+	switch m.random.IntN(8) {
 	case 0, 1:
 		if m.kill(node) {
 			m.notef("%d dies", node)
@@ -317,6 +320,9 @@ func (m *planModel) disturb() {
 	case 6:
 		m.noLead[node] = !m.noLead[node]
 		m.notef("%d must not lead: %t", node, m.noLead[node])
+	case 7:
+		m.avoid[node] = Reluctance(m.random.IntN(int(noLead)))
+		m.notef("%d had better not lead: %d", node, m.avoid[node])
 	}
 }
 
@@ -341,6 +347,7 @@ func (m *planModel) calm() int {
 		m.up[node] = true
 	}
 	clear(m.noLead)
+	maps.DeleteFunc(m.avoid, func(_ placement.NodeID, r Reluctance) bool { return r == DiskLow }) // Nothing is put there.
 	for m.next != nil {
 		m.leave()
 	}
@@ -402,7 +409,7 @@ func FuzzPlanReachesWhatTheRingWishes(f *testing.F) {
 			switch r := m.at(node); {
 			case r == nil:
 				m.fatalf("no replica on %d: %s", node, m.describe())
-			case i < min(count, odd(len(wish))) && !r.Voter:
+			case len(m.avoid) == 0 && i < min(count, odd(len(wish))) && !r.Voter:
 				m.fatalf("%d does not vote: %s", node, m.describe())
 			}
 		}
@@ -411,8 +418,15 @@ func FuzzPlanReachesWhatTheRingWishes(f *testing.F) {
 				m.fatalf("%d still has a replica: %s", r.Node, m.describe())
 			}
 		}
-		if m.leader != wish[0] {
-			m.fatalf("%d does not lead: %s", wish[0], m.describe())
+		first := wish[0]
+		for _, node := range wish {
+			if m.avoid[node] < m.avoid[first] {
+				first = node
+			}
+		}
+		// Who is no choice of the ring's leads only where it is the more willing.
+		if m.leader != first && (slices.Contains(wish, m.leader) || m.avoid[m.leader] >= m.avoid[first]) {
+			m.fatalf("%d does not lead, reluctant %v: %s", first, m.avoid, m.describe())
 		}
 	})
 }
@@ -424,6 +438,7 @@ func group(t *testing.T, target int, voters []placement.NodeID, wish ...placemen
 		t: t, random: rand.New(rand.NewPCG(1, 1)), target: target, nextID: 1, order: wish, leader: voters[0],
 		inRing: make(map[placement.NodeID]bool), up: make(map[placement.NodeID]bool),
 		removed: make(map[placement.NodeID]bool), noLead: make(map[placement.NodeID]bool),
+		avoid: make(map[placement.NodeID]Reluctance),
 	}
 	for _, node := range wish {
 		m.inRing[node], m.up[node] = true, true
@@ -584,6 +599,52 @@ func TestPlanKeepsALiveQuorum(t *testing.T) {
 	}
 }
 
+// A replica is added only where there is room for it.
+func TestPlanAddsWhereThereIsRoom(t *testing.T) {
+	t.Parallel()
+	m := group(t, 3, []placement.NodeID{1}, 1, 2, 3)
+	m.avoid[3] = DiskLow
+	want := []string{"adding a replica on 2"}
+	if diff := cmp.Diff(want, m.actions()); diff != "" {
+		t.Errorf("while there is none (-want +got):\n%s", diff)
+	}
+	m.avoid[3] = Drained
+	want = []string{"adding a replica on 3", "promoting [2 3]"}
+	if diff := cmp.Diff(want, m.actions()); diff != "" {
+		t.Errorf("afterwards (-want +got):\n%s", diff)
+	}
+}
+
+func TestHasRoom(t *testing.T) {
+	t.Parallel()
+	d := descriptor{
+		Replicas: []replicaAddr{{ID: 1, Node: 11}, {ID: 2, Node: 12}, {ID: 3, Node: 13}, {ID: 4, Node: 14}},
+		Conf:     confState{Voters: []uint64{1, 2, 3}, Learners: []uint64{4}},
+	}
+	joint := d
+	joint.Conf.VotersOutgoing = []uint64{4}
+	for _, tc := range []struct {
+		d    *descriptor
+		full []placement.NodeID
+		want bool
+	}{
+		{&d, nil, true},
+		{&d, []placement.NodeID{11}, true},
+		{&d, []placement.NodeID{11, 14}, true},
+		{&d, []placement.NodeID{11, 13}, false},
+		{&joint, []placement.NodeID{12}, true},
+		{&joint, []placement.NodeID{14}, false},
+	} {
+		full := make(map[placement.NodeID]bool)
+		for _, node := range tc.full {
+			full[node] = true
+		}
+		if got := hasRoom(tc.d, full); got != tc.want {
+			t.Errorf("%+v with %v full: %t", tc.d.Conf, tc.full, got)
+		}
+	}
+}
+
 func TestPlanMovesOwnershipOnlyToWhoCanOwn(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
@@ -605,6 +666,29 @@ func TestPlanMovesOwnershipOnlyToWhoCanOwn(t *testing.T) {
 		{"not where nobody may lead", func(v *planView) {
 			v.NoLead = map[placement.NodeID]bool{1: true, 2: true, 3: true}
 		}, ""},
+		{"not to a drained one", func(v *planView) { v.Avoid = map[placement.NodeID]Reluctance{2: Drained} }, ""},
+		{"away from a drained one, at once", func(v *planView) {
+			v.Avoid, v.Stable = map[placement.NodeID]Reluctance{1: Drained}, false
+		}, "moving ownership to 2"},
+		{"to the next where the first is drained too", func(v *planView) {
+			v.Avoid = map[placement.NodeID]Reluctance{1: Drained, 2: Drained}
+		}, "moving ownership to 3"},
+		{"to the ring's choice where all are drained", func(v *planView) {
+			v.Avoid = map[placement.NodeID]Reluctance{1: Drained, 2: Drained, 3: Drained}
+		}, "moving ownership to 2"},
+		{"not off a drained one where the others are dead", func(v *planView) {
+			v.Avoid = map[placement.NodeID]Reluctance{1: Drained}
+			v.Replicas[1].Live, v.Replicas[2].Live = false, false
+		}, ""},
+		{"from one without room to a drained one", func(v *planView) {
+			v.Avoid = map[placement.NodeID]Reluctance{1: DiskLow, 2: Drained, 3: Drained}
+		}, "moving ownership to 2"},
+		{"not from a drained one to one without room", func(v *planView) {
+			v.Avoid = map[placement.NodeID]Reluctance{1: Drained, 2: DiskLow, 3: DiskLow}
+		}, ""},
+		{"from one that must not lead to a drained one", func(v *planView) {
+			v.NoLead, v.Avoid = map[placement.NodeID]bool{1: true, 2: true}, map[placement.NodeID]Reluctance{3: Drained}
+		}, "moving ownership to 3"},
 		{"not with nothing wished", func(v *planView) { v.Wish = nil }, ""},
 	} {
 		v := planView{

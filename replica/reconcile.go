@@ -15,18 +15,57 @@ import (
 )
 
 // Membership is what the node knows of the cluster: what the ring wishes, who is alive, who must
-// not lead, who was removed for good. The maps are read by the loop: the caller must not change
+// not lead, who had better not, who was removed for good. The maps are read by the loop: the caller must not change
 // them afterwards.
 type Membership struct {
 	Ring    *placement.Ring
 	Live    map[placement.NodeID]bool
 	Removed map[placement.NodeID]bool
 	NoLead  map[placement.NodeID]bool
+	Avoid   map[placement.NodeID]Reluctance
+	// Full are the nodes whose disks have no room for more: an owner is told by OnFull.
+	Full map[placement.NodeID]bool
+	// Spent says that this node's disk has room for nothing but what keeps it going: it takes in no
+	// segments, and so drops out of the majorities until it has room again.
+	Spent bool
 }
 
 // SetMembership steers the groups that this node leads.
 func (h *Host) SetMembership(m Membership) {
 	h.control(func() { h.membership = m })
+}
+
+// tellFull tells whether what is written to the shard finds room: on this node, which is its owner, and
+// on a majority of its voters.
+func (h *Host) tellFull(g *Group) {
+	full := g.ownTerm != 0 && (h.membership.Full[g.self] || !hasRoom(&g.desc, h.membership.Full))
+	if full != g.full && h.cfg.OnFull != nil {
+		h.cfg.OnFull(g.shard, g.ownTerm, full)
+	}
+	g.full = full
+}
+
+// hasRoom says whether a majority of the voters are on nodes that are not full.
+func hasRoom(d *descriptor, full map[placement.NodeID]bool) bool {
+	for _, voters := range [][]uint64{d.Conf.Voters, d.Conf.VotersOutgoing} {
+		room := 0
+		for _, id := range voters {
+			if node, ok := d.node(id); ok && !full[node] {
+				room++
+			}
+		}
+		if len(voters) > 0 && room <= len(voters)/2 {
+			return false
+		}
+	}
+	return true
+}
+
+// bringsSegments says that a message has what objects wrote.
+func bringsSegments(m *raftpb.Message) bool {
+	return slices.ContainsFunc(m.GetEntries(), func(e *raftpb.Entry) bool {
+		return e.GetType() == raftpb.EntryNormal && len(e.GetData()) > 0
+	})
 }
 
 // transfer is a planned hand-over under way.
@@ -57,6 +96,7 @@ func (h *Host) reconcile(g *Group) {
 		return
 	}
 	g.stable++
+	g.putOff = max(g.putOff-1, 0)
 	if h.membership.Ring == nil || h.age%reconcileEach != 0 || h.handOver {
 		return
 	}
@@ -69,7 +109,9 @@ func (h *Host) reconcile(g *Group) {
 	switch a.Kind {
 	case actNone:
 	case actTransfer:
-		h.beginTransfer(g, a.Node, false)
+		if g.putOff == 0 {
+			h.beginTransfer(g, a.Node, false)
+		}
 	case actAddLearner, actRemoveLearner, actChange:
 		h.proposeChange(g, a)
 	}
@@ -84,6 +126,7 @@ func (h *Host) view(g *Group) planView {
 		Live:    h.membership.Live,
 		Removed: h.membership.Removed,
 		NoLead:  h.membership.NoLead,
+		Avoid:   h.membership.Avoid,
 		Stable:  time.Duration(g.stable)*h.cfg.Tick >= h.cfg.LeaderStable,
 	}
 	commit := g.log.hard.GetCommit()
@@ -177,6 +220,10 @@ func (h *Host) tickTransfer(g *Group) {
 	if t.ticks <= limit {
 		return
 	}
+	if !t.sent {
+		// The shard's other objects have waited with the one that holds its turn: they come first now.
+		g.putOff = int(h.cfg.LeaderStable / h.cfg.Tick)
+	}
 	g.transfer = nil
 	g.moving = ""
 	g.stable = 0
@@ -221,7 +268,7 @@ func (h *Host) handOverStep() bool {
 			continue
 		}
 		v := h.viewWithoutRing(g)
-		heir, ok := v.heir(h.preference(g))
+		heir, ok := v.heir(h.preference(g), noLead)
 		if !ok {
 			continue // Nobody could take it.
 		}

@@ -22,6 +22,7 @@ type call struct {
 	shard placement.ShardID
 
 	wait  time.Duration // before the next try; of who tries
+	full  time.Time     // when it was first refused for want of room; of who tries
 	links links         // of the registry
 
 	mu       sync.Mutex

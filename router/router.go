@@ -80,6 +80,9 @@ const (
 	retryEvery     = 5 * time.Millisecond
 	// sweepEvery is how often deadlines are looked at: an answer is late by no more.
 	sweepEvery = 50 * time.Millisecond
+	// roomPatience is how long a write that finds no room is tried again: an owner whose disk has
+	// filled hands over to one that has room, if there is any.
+	roomPatience = 2 * time.Second
 	// supersededGrace is how long an owner of the past may still answer.
 	supersededGrace = 100 * time.Millisecond
 )
@@ -271,7 +274,7 @@ func (r *Router) local(c *call) {
 				c.answer(frame.Response{Body: res.Body})
 				return
 			}
-			if reason := fault.ReasonOf(res.Err); reason.Retryable() {
+			if mayTryAgain(res.Err) {
 				r.again(c, res.Err)
 				return
 			}
@@ -316,11 +319,17 @@ func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
 		r.again(c, fault.New(fault.NoOwner, "the owner can't be reached at the moment: %v", lost.Cause))
 		return
 	}
-	if fault.ReasonOf(err).Retryable() {
+	if mayTryAgain(err) {
 		r.again(c, err)
 		return
 	}
 	c.answer(resp)
+}
+
+// mayTryAgain says that the call certainly did not run, and may run at another try.
+func mayTryAgain(err error) bool {
+	reason := fault.ReasonOf(err)
+	return reason.Retryable() || reason == fault.DiskFull
 }
 
 // Learn takes the news of who owns a shard. Calls that were forwarded to the owner of an earlier
@@ -357,6 +366,16 @@ func (r *Router) again(c *call, err error) {
 	if c.req.Ordered || c.req.Hops > 0 {
 		c.fail(err)
 		return
+	}
+	if fault.ReasonOf(err) == fault.DiskFull {
+		now := time.Now()
+		if c.full.IsZero() {
+			c.full = now
+		}
+		if now.Sub(c.full) > roomPatience {
+			c.fail(err)
+			return
+		}
 	}
 	c.wait = min(max(2*c.wait, retryMin), retryMax)
 	at := time.Now().Add(c.wait/2 + rand.N(c.wait)) //nolint:gosec // jitter

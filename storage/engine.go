@@ -87,6 +87,7 @@ type pebbleEngine struct {
 	*pebble.DB
 
 	files replacementFiles
+	fatal func(error) // Options.OnFatal
 }
 
 // NewBatch implements Engine.
@@ -98,14 +99,25 @@ func (e *pebbleEngine) Commit(b *pebble.Batch, sync bool) error {
 	if sync {
 		opts = pebble.Sync
 	}
-	return b.Commit(opts)
+	return e.check(b.Commit(opts))
+}
+
+// check gives the store up when a write failed: what pebble has taken in and could not write it would
+// hold against every later write.
+func (e *pebbleEngine) check(err error) error {
+	if err != nil {
+		e.fatal(err)
+	}
+	return err
 }
 
 // Begin implements Engine.
-func (e *pebbleEngine) Begin(b *pebble.Batch) error { return e.ApplyNoSyncWait(b, pebble.Sync) }
+func (e *pebbleEngine) Begin(b *pebble.Batch) error {
+	return e.check(e.ApplyNoSyncWait(b, pebble.Sync))
+}
 
 // Sync implements Engine.
-func (*pebbleEngine) Sync(b *pebble.Batch) error { return b.SyncWait() }
+func (e *pebbleEngine) Sync(b *pebble.Batch) error { return e.check(b.SyncWait()) }
 
 // Iter implements EngineReader.
 func (e *pebbleEngine) Iter(lo, hi []byte) (Cursor, error) { return pebbleIter(e.DB, lo, hi) }

@@ -8,7 +8,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -40,8 +42,9 @@ var merger = &pebble.Merger{
 	},
 }
 
-// minFreeBytes must be free before Open: pebble on a full disk would spin for ever.
-const minFreeBytes = 64 << 20
+// minFreeBytes must be free before Open, and so much more than the write-ahead logs have, which may
+// have to be written out as tables then: pebble on a full disk would spin for ever.
+const minFreeBytes, replayBytes = 64 << 20, 16 << 20
 
 // Keys of the store's own facts.
 var (
@@ -118,6 +121,22 @@ func Open(dir string, o Options) (*Store, error) {
 	return s, nil
 }
 
+// OpenExisting is Open where there is a store already, and an error where there is none.
+func OpenExisting(dir string, o Options) (*Store, error) {
+	fs := o.FS
+	if fs == nil {
+		fs = vfs.Default
+	}
+	desc, err := pebble.Peek(dir, fs)
+	if err != nil {
+		return nil, openError(dir, err)
+	}
+	if !desc.Exists {
+		return nil, fmt.Errorf("data directory %s: there is no store in it", dir)
+	}
+	return Open(dir, o)
+}
+
 func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 	desc, err := pebble.Peek(dir, o.FS)
 	if err != nil {
@@ -138,7 +157,7 @@ func openLocked(dir string, o Options, lock *pebble.Lock) (*Store, error) {
 	if err != nil {
 		return nil, openError(dir, err)
 	}
-	engine := &pebbleEngine{DB: db, files: replacementFiles{fs: o.FS, dir: dir}}
+	engine := &pebbleEngine{DB: db, files: replacementFiles{fs: o.FS, dir: dir}, fatal: o.OnFatal}
 	s, err := openOn(engine)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open store in %s: %w", dir, err), db.Close())
@@ -272,15 +291,50 @@ func checkFree(fs vfs.FS, dir string) error {
 	if err != nil {
 		return fmt.Errorf("free space of %s: %w", dir, err)
 	}
-	if usage.AvailBytes < minFreeBytes {
-		return fmt.Errorf("data directory %s: %d bytes free, at least %d needed to start: make room", dir, usage.AvailBytes, minFreeBytes)
+	logs, err := logBytes(fs, dir)
+	if err != nil {
+		return fmt.Errorf("data directory %s: %w", dir, err)
+	}
+	if need := max(minFreeBytes, logs+replayBytes); usage.AvailBytes < need {
+		return fmt.Errorf("data directory %s: %d bytes free, at least %d needed to start: make room; nothing that was acknowledged is lost", dir, usage.AvailBytes, need)
 	}
 	return nil
 }
 
+// logBytes is what the write-ahead logs in a directory have.
+func logBytes(fs vfs.FS, dir string) (uint64, error) {
+	names, err := fs.List(dir)
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".log") {
+			continue
+		}
+		info, err := fs.Stat(fs.PathJoin(dir, name))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // Another process may be at work here; the lock tells.
+		}
+		if err != nil {
+			return 0, err
+		}
+		sum += uint64(info.Size()) //nolint:gosec // not negative
+	}
+	return sum, nil
+}
+
 func exitOnFatal(err error) {
-	_, _ = fmt.Fprintln(os.Stderr, "holdfast: the store failed, and what it promised may not be kept:", err)
+	_, _ = fmt.Fprintln(os.Stderr, "holdfast:", fatalText(err))
 	os.Exit(1)
+}
+
+// fatalText says what became of a store that failed, and what to do.
+func fatalText(err error) string {
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) { // Not all of pebble's errors wrap it.
+		return fmt.Sprintf("the disk is full, and the node ends; what was acknowledged is on the disk: make room, and start it again: %v", err)
+	}
+	return fmt.Sprintf("the store failed, and what it promised may not be kept: %v", err)
 }
 
 // Close closes the store and reports what was left open: iterators and snapshots hold back the
@@ -322,6 +376,9 @@ func (s *Store) Boot() uint64 { return s.boot }
 func (s *Store) Meta(key string) ([]byte, bool, error) {
 	return s.Get(append(prefixMeta[:2:2], key...))
 }
+
+// SetMeta adds such a fact to a batch.
+func (b *Batch) SetMeta(key string, value []byte) { b.Set(append(prefixMeta[:2:2], key...), value) }
 
 // SetMeta writes one, synced.
 func (s *Store) SetMeta(key string, value []byte) error {
@@ -382,10 +439,30 @@ func (s *Store) Metrics() Metrics {
 		MemtableBytes:  m.MemTable.Size,
 		CacheBytes:     m.BlockCache.Size,
 	}
-	if usage, err := e.files.fs.GetDiskUsage(e.files.dir); err == nil {
-		out.FreeDiskBytes = usage.AvailBytes
+	if free, err := s.FreeDisk(); err == nil {
+		out.FreeDiskBytes = free
 	}
 	return out
+}
+
+// ErrNoDisk says that a store is on no disk that could be full.
+var ErrNoDisk = errors.New("the store is not on a disk")
+
+// FreeDisk returns how many bytes of the store's filesystem are free for this process. It asks the
+// filesystem, so it may take as long as that does.
+func (s *Store) FreeDisk() (uint64, error) {
+	e, ok := s.engine.(*pebbleEngine)
+	if !ok {
+		return 0, ErrNoDisk
+	}
+	usage, err := e.files.fs.GetDiskUsage(e.files.dir)
+	if errors.Is(err, vfs.ErrUnsupported) {
+		return 0, ErrNoDisk
+	}
+	if err != nil {
+		return 0, fmt.Errorf("free space of %s: %w", e.files.dir, err)
+	}
+	return usage.AvailBytes, nil
 }
 
 // lastValue is the merger that the name stands for until something merges: the newest wins.

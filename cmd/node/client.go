@@ -144,6 +144,8 @@ type (
 		Addresses map[string]string `json:"addresses"`
 		Owns      int32             `json:"owns"`
 		Version   string            `json:"version"`
+		Drained   bool              `json:"drained"`
+		DiskFull  bool              `json:"disk_full"`
 	}
 	shardJSON struct {
 		ID       uint32   `json:"id"`
@@ -169,6 +171,7 @@ func printStatusJSON(w io.Writer, st *holdfastv1.StatusResponse) error {
 		a := n.GetAddresses()
 		out.Nodes = append(out.Nodes, nodeJSON{
 			Name: n.GetName(), ID: n.GetId(), State: n.GetState(), Owns: n.GetOwns(), Version: n.GetVersion(),
+			Drained: n.GetDrained(), DiskFull: n.GetDiskFull(),
 			Addresses: map[string]string{
 				"grpc": a.GetGrpc(), "peer": a.GetPeer(), "gossip": a.GetGossip(), "http": a.GetHttp(), "admin": a.GetAdmin(),
 			},
@@ -193,7 +196,7 @@ func printStatusText(w io.Writer, st *holdfastv1.StatusResponse) error {
 	tw := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	_, _ = fmt.Fprintf(tw, "CLUSTER %s\n\nNODE\tID\tSTATE\tOWNS\tGRPC\tPEER\tVERSION\n", st.GetClusterId())
 	for _, n := range st.GetNodes() {
-		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.GetName(), n.GetId(), n.GetState(), n.GetOwns(),
+		_, _ = fmt.Fprintf(tw, "%s\t%s\t%s\t%d\t%s\t%s\t%s\n", n.GetName(), n.GetId(), stateText(n), n.GetOwns(),
 			n.GetAddresses().GetGrpc(), n.GetAddresses().GetPeer(), n.GetVersion())
 	}
 	_, _ = fmt.Fprintf(tw, "\nSHARDS\tOWNER\tVOTERS\tLEARNERS\tMOVING\n")
@@ -222,6 +225,18 @@ func printStatusText(w io.Writer, st *holdfastv1.StatusResponse) error {
 		}
 	}
 	return nil
+}
+
+// stateText is a node's state with what else keeps it from owning.
+func stateText(n *holdfastv1.Node) string {
+	text := n.GetState()
+	if n.GetDrained() {
+		text += ",drained"
+	}
+	if n.GetDiskFull() {
+		text += ",disk-full"
+	}
+	return text
 }
 
 type objectsCmd struct {

@@ -23,7 +23,7 @@ func someStatus() *holdfastv1.StatusResponse {
 		ClusterId: "c0ffee",
 		Nodes: []*holdfastv1.Node{
 			{Name: "n1", Id: "01", State: "alive", Owns: 2, Version: "v1", Addresses: &holdfastv1.Addresses{Grpc: "h:1", Peer: "h:2"}},
-			{Name: "n2", Id: "02", State: "dead"},
+			{Name: "n2", Id: "02", State: "dead", Drained: true},
 		},
 		Shards: []*holdfastv1.Shard{
 			{Id: 0, Owner: "n1", Voters: three, Term: 4},
@@ -44,9 +44,9 @@ func TestStatusAsText(t *testing.T) {
 	}
 	want := `CLUSTER c0ffee
 
-NODE  ID  STATE  OWNS  GRPC  PEER  VERSION
-n1    01  alive  2     h:1   h:2   v1
-n2    02  dead   0                 
+NODE  ID  STATE         OWNS  GRPC  PEER  VERSION
+n1    01  alive         2     h:1   h:2   v1
+n2    02  dead,drained  0                 
 
 SHARDS  OWNER     VOTERS    LEARNERS  MOVING
 2       n1        n1,n2,n3            
@@ -74,7 +74,7 @@ func TestStatusAsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantNode := map[string]any{
-		"name": "n1", "id": "01", "state": "alive", "owns": 2.0, "version": "v1",
+		"name": "n1", "id": "01", "state": "alive", "owns": 2.0, "version": "v1", "drained": false, "disk_full": false,
 		"addresses": map[string]any{"grpc": "h:1", "peer": "h:2", "gossip": "", "http": "", "admin": ""},
 	}
 	wantShard := map[string]any{
@@ -90,6 +90,17 @@ func TestStatusAsJSON(t *testing.T) {
 	empty := &holdfastv1.StatusResponse{Shards: []*holdfastv1.Shard{{}}}
 	if err := printStatusJSON(&out, empty); err != nil || strings.Contains(out.String(), "null") {
 		t.Errorf("%v, with null:\n%s", err, &out)
+	}
+}
+
+func TestOthersCanOwn(t *testing.T) {
+	t.Parallel()
+	st := someStatus()
+	st.Nodes = append(st.Nodes, &holdfastv1.Node{Name: "n3", Id: "03", State: "alive", Drained: true}, &holdfastv1.Node{Name: "n4", Id: "04", State: "alive", DiskFull: true})
+	for id, want := range map[string]bool{"01": false, "02": true, "03": true, "04": true} {
+		if got := othersCanOwn(st, id); got != want {
+			t.Errorf("others than %s: %t, want %t", id, got, want)
+		}
 	}
 }
 

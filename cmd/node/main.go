@@ -15,7 +15,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/alecthomas/kong"
-	kongyaml "github.com/alecthomas/kong-yaml"
 )
 
 // Exit statuses.
@@ -35,7 +34,9 @@ type cli struct {
 	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
 	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`
 	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
+	Drain   drainCmd   `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`
 	Remove  removeCmd  `cmd:"" help:"Move every replica off a node and bar it for good."`
+	Recover recoverCmd `cmd:"" help:"Bring shards back that have lost a majority of their voters for good, from what is left."`
 	Health  healthCmd  `cmd:"" help:"Ask a node whether it is ready; the exit status answers. For container health checks."`
 	Version versionCmd `cmd:"" help:"Print the version."`
 }
@@ -97,23 +98,6 @@ func run(ctx context.Context, args []string, e env) int {
 		_, _ = fmt.Fprintf(e.stderr, "holdfast: %v\n", err)
 		return exitFailed
 	}
-}
-
-// loadConfig reads a file of flags. The environment wins over it, which kong by itself has the other
-// way round.
-func loadConfig(r io.Reader) (kong.Resolver, error) {
-	file, err := kongyaml.Loader(r)
-	if err != nil {
-		return nil, err
-	}
-	return kong.ResolverFunc(func(ctx *kong.Context, parent *kong.Path, flag *kong.Flag) (any, error) {
-		for _, name := range flag.Envs {
-			if _, ok := os.LookupEnv(name); ok {
-				return nil, nil
-			}
-		}
-		return file.Resolve(ctx, parent, flag)
-	}), nil
 }
 
 // usageError is a command line that parses but makes no sense.

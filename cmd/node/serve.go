@@ -22,6 +22,7 @@ type listenFlags struct {
 	LogFormat string        `help:"text or json." default:"text" enum:"text,json"`
 	Drain     time.Duration `name:"drain-timeout" help:"How long a stopping node waits for running handlers." default:"30s"`
 	Memory    int64         `name:"memory-limit" help:"Memory in bytes that the node reckons with; 0 asks the machine. A quarter of it is for mailboxes and unflushed writes." default:"0"`
+	MinFree   size          `name:"min-free-disk" help:"How much of the data directory's disk to keep free, such as 256MiB: below it writes are refused with DISK_FULL. 0 keeps nothing free, and a full disk ends the process." default:"256MiB"`
 	JoinAfter time.Duration `name:"ring-join-after" help:"How long a node must be alive before objects are placed on it." default:"5s"`
 	DeadAfter time.Duration `name:"ring-dead-after" help:"How long a node may be dead before its replicas are rebuilt elsewhere." default:"5m"`
 	Rate      int           `name:"snapshot-rate" help:"How many bytes of snapshots the node sends in a second, at most." default:"67108864"`
@@ -104,11 +105,14 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	cfg.Logger = newLogger(e, f)
 	cfg.Version = version()
 	cfg.SnapshotRate = f.Rate
-	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = f.JoinAfter, f.DeadAfter, f.Stable
+	cfg.RingJoinAfter, cfg.RingDeadAfter, cfg.LeaderStable = noTime(f.JoinAfter), noTime(f.DeadAfter), noTime(f.Stable)
 	cfg.MemoryLimit = f.Memory
-	cfg.DrainTimeout = f.Drain
+	cfg.DrainTimeout = noTime(f.Drain)
+	if cfg.MinFreeDisk = int64(f.MinFree); f.MinFree == 0 {
+		cfg.MinFreeDisk = -1
+	}
 	cfg.Classes = append(cfg.Classes, counter.Class())
-	if err := cfg.Validate(); err != nil {
+	if err := errors.Join(notZero("shards", cfg.Shards), notZero("replicas", cfg.Replicas), cfg.Validate()); err != nil {
 		return &usageError{err: err}
 	}
 	node.TuneRuntime(cfg.MemoryLimit)
@@ -129,6 +133,23 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 	}
 	// The signal's context is over; stopping has its own time.
 	return n.Close(context.WithoutCancel(ctx))
+}
+
+// noTime is for the times of a node.Config, in which 0 means the default: on the command line it means
+// none.
+func noTime(d time.Duration) time.Duration {
+	if d == 0 {
+		return 1
+	}
+	return d
+}
+
+// notZero refuses a number that a node.Config would take for the default.
+func notZero(flag string, n int) error {
+	if n == 0 {
+		return fmt.Errorf("--%s 0: must be at least 1", flag)
+	}
+	return nil
 }
 
 func newLogger(e env, f listenFlags) *slog.Logger {

@@ -1,10 +1,11 @@
 // Package system is the reserved class holdfast.System, whose one object "cluster" keeps the facts
-// about the cluster as a whole: the classes with their unique keys, the nodes removed for good, and
-// the feature level. It is an ordinary class on the ordinary core, so its facts are replicated,
+// about the cluster as a whole: the classes with their unique keys, the nodes removed for good, the
+// nodes drained, and the feature level. It is an ordinary class on the ordinary core, so its facts are replicated,
 // fenced and linearizable as everything else is.
 //
-// Every change raises the revision by one. Facts are only ever added to, so whoever holds a later
-// revision knows all that an earlier one said.
+// Every change raises the revision by one. Facts are only ever added to, but for the drained nodes,
+// which are a wish and no promise: whoever holds a later revision knows all that an earlier one said
+// and that anything rests on.
 package system
 
 import (
@@ -25,8 +26,9 @@ const (
 	ServiceName = "holdfast.system.v1.System"
 )
 
-// FeatureLevel is what a new cluster starts with; a later release raises it when every node can
-// read what it writes.
+// FeatureLevel is the highest that this release knows, and what a cluster created by it starts with. An
+// older cluster is raised to it when every node knows it. What a level adds is written or sent only
+// in a cluster that has been raised to it.
 const FeatureLevel = 1
 
 // The one key that the object stores.
@@ -38,6 +40,8 @@ type facts struct {
 	FeatureLevel uint32   `cbor:"feature_level"`
 	Classes      []class  `cbor:"classes"`
 	Removed      []uint64 `cbor:"removed"`
+	Drained      []uint64 `cbor:"drained,omitempty"`
+	Lost         []uint64 `cbor:"lost,omitempty"`
 }
 
 type class struct {
@@ -106,11 +110,58 @@ func (o *object) RemoveNode(_ context.Context, req *systemv1.RemoveNodeRequest) 
 	if err != nil {
 		return nil, err
 	}
-	if slices.Contains(f.Removed, req.GetNode()) {
-		return f.response(), nil
+	removes := !slices.Contains(f.Removed, req.GetNode())
+	if removes {
+		f.Removed = append(f.Removed, req.GetNode())
+		f.drain(req.GetNode(), false)
 	}
-	f.Removed = append(f.Removed, req.GetNode())
-	return o.save(f, true)
+	loses := req.GetLost() && !slices.Contains(f.Lost, req.GetNode())
+	if loses {
+		f.Lost = append(f.Lost, req.GetNode())
+	}
+	return o.save(f, removes || loses)
+}
+
+// RaiseFeatureLevel implements systemv1.SystemServer. A level below the one in force changes nothing.
+func (o *object) RaiseFeatureLevel(_ context.Context, req *systemv1.RaiseFeatureLevelRequest) (*systemv1.FactsResponse, error) {
+	if req.GetLevel() > FeatureLevel {
+		return nil, fault.New(fault.InvalidArgument, "level: this release knows up to %d, not %d", FeatureLevel, req.GetLevel())
+	}
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	raises := req.GetLevel() > f.FeatureLevel
+	f.FeatureLevel = max(f.FeatureLevel, req.GetLevel())
+	return o.save(f, raises)
+}
+
+// DrainNode implements systemv1.SystemServer.
+func (o *object) DrainNode(_ context.Context, req *systemv1.DrainNodeRequest) (*systemv1.FactsResponse, error) {
+	if req.GetNode() == 0 {
+		return nil, fault.New(fault.InvalidArgument, "node: must not be 0")
+	}
+	f, err := o.load()
+	if err != nil {
+		return nil, err
+	}
+	if !req.GetOff() && slices.Contains(f.Removed, req.GetNode()) {
+		return nil, fault.New(fault.InvalidArgument, "node: %s was removed for good; there is nothing to drain", placement.NodeID(req.GetNode()))
+	}
+	return o.save(f, f.drain(req.GetNode(), !req.GetOff()))
+}
+
+// drain puts a node on the list or takes it off, and says whether that changed anything.
+func (f *facts) drain(node uint64, on bool) bool {
+	switch i := slices.Index(f.Drained, node); {
+	case on && i < 0:
+		f.Drained = append(f.Drained, node)
+	case !on && i >= 0:
+		f.Drained = slices.Delete(f.Drained, i, i+1)
+	default:
+		return false
+	}
+	return true
 }
 
 func (o *object) load() (facts, error) {
@@ -136,7 +187,7 @@ func (o *object) save(f facts, changed bool) (*systemv1.FactsResponse, error) {
 }
 
 func (f *facts) response() *systemv1.FactsResponse {
-	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed}
+	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained, LostNodes: f.Lost}
 	for _, c := range f.Classes {
 		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey})
 	}

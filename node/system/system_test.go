@@ -59,6 +59,7 @@ func (d *disk) Reader(shard placement.ShardID, ref storage.ObjectRef) storage.Ob
 type keeper struct {
 	t       *testing.T
 	manager *actor.Manager
+	term    uint64
 }
 
 func newKeeper(t *testing.T) *keeper {
@@ -79,7 +80,7 @@ func newKeeper(t *testing.T) *keeper {
 			t.Error(err)
 		}
 	})
-	return &keeper{t, manager}
+	return &keeper{t: t, manager: manager, term: 1}
 }
 
 func (k *keeper) call(method string, req proto.Message) (*systemv1.FactsResponse, error) {
@@ -120,8 +121,9 @@ func (k *keeper) register(name, service string) (*systemv1.FactsResponse, error)
 func (k *keeper) facts(want *systemv1.FactsResponse) {
 	k.t.Helper()
 	// As another incarnation sees them: what was answered is on disk (P2).
-	k.manager.Lost(0, 1)
-	k.manager.Acquired(0, 1)
+	k.manager.Lost(0, k.term)
+	k.term++
+	k.manager.Acquired(0, k.term)
 	got, err := k.call("Facts", &systemv1.FactsRequest{KnownRevision: 1 << 60})
 	if err != nil {
 		k.t.Fatal(err)
@@ -208,3 +210,98 @@ func TestRemoveNode(t *testing.T) {
 
 // Damaged implements actor.Log.
 func (d *disk) Damaged(placement.ShardID, error) {}
+
+// Draining is a wish that can be taken back; each change of it is a revision.
+func TestDrainNode(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	want := func(revision uint64, removed []uint64, drained ...uint64) {
+		t.Helper()
+		k.facts(&systemv1.FactsResponse{Revision: revision, Facts: &systemv1.Facts{
+			FeatureLevel: system.FeatureLevel, RemovedNodes: removed, DrainedNodes: drained,
+		}})
+	}
+	drain := func(node uint64, off bool) error {
+		t.Helper()
+		_, err := k.call("DrainNode", &systemv1.DrainNodeRequest{Node: node, Off: off})
+		return err
+	}
+	for _, step := range []struct {
+		node uint64
+		off  bool
+	}{{7, false}, {7, false}, {9, false}, {8, true}} {
+		if err := drain(step.node, step.off); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want(2, nil, 7, 9)
+	if err := drain(7, true); err != nil {
+		t.Fatal(err)
+	}
+	want(3, nil, 9)
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 9}); err != nil {
+		t.Fatal(err)
+	}
+	want(4, []uint64{9})
+	for _, node := range []uint64{0, 9} {
+		if err := drain(node, false); fault.ReasonOf(err) != fault.InvalidArgument {
+			t.Errorf("node %d: got %v", node, err)
+		}
+	}
+	want(4, []uint64{9})
+}
+
+// A lost node is a removed one, also when it was removed before.
+func TestRemoveNodeThatIsLost(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	for _, req := range []*systemv1.RemoveNodeRequest{{Node: 7, Lost: true}, {Node: 7, Lost: true}, {Node: 9}, {Node: 9, Lost: true}, {Node: 7}} {
+		if _, err := k.call("RemoveNode", req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.facts(&systemv1.FactsResponse{Revision: 3, Facts: &systemv1.Facts{
+		FeatureLevel: system.FeatureLevel, RemovedNodes: []uint64{7, 9}, LostNodes: []uint64{7, 9},
+	}})
+}
+
+// The feature level only rises, and no further than this release knows.
+func TestRaiseFeatureLevel(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	for _, level := range []uint32{0, system.FeatureLevel} {
+		if _, err := k.call("RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: level}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := k.call("RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: system.FeatureLevel + 1}); fault.ReasonOf(err) != fault.InvalidArgument {
+		t.Errorf("a level that is not known: %v", err)
+	}
+	k.facts(&systemv1.FactsResponse{Facts: &systemv1.Facts{FeatureLevel: system.FeatureLevel}})
+}
+
+// Without room what writes is refused, as certainly not done, and what reads is not.
+func TestAFullDiskRefusesWrites(t *testing.T) {
+	t.Parallel()
+	k := newKeeper(t)
+	if _, err := k.register("Counter", "counter.v1.Counter"); err != nil {
+		t.Fatal(err)
+	}
+	k.manager.SetFull(0, k.term+1, true) // Of another term: old news, or not yet.
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 7}); err != nil {
+		t.Error(err)
+	}
+	k.manager.SetFull(0, k.term, true)
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 9}); fault.ReasonOf(err) != fault.DiskFull {
+		t.Errorf("a write: %v", err)
+	}
+	known, err := k.call("Facts", &systemv1.FactsRequest{})
+	if err != nil || known.GetRevision() != 2 {
+		t.Errorf("a read: %v, %v", known, err)
+	}
+	k.manager.SetFull(0, k.term, false)
+	if _, err := k.call("RemoveNode", &systemv1.RemoveNodeRequest{Node: 8}); err != nil {
+		t.Error(err)
+	}
+	k.facts(counterFacts(3, 7, 8))
+}

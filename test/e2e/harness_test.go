@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -274,6 +275,8 @@ func waitFor(t *testing.T, what string, limit time.Duration, cond func() (bool, 
 type nodeStatus struct {
 	Name, ID, State string
 	Owns            int
+	Drained         bool
+	DiskFull        bool `json:"disk_full"`
 }
 
 type clusterStatus struct {
@@ -435,4 +438,17 @@ func (p *process) get(path string) (code int, body string, err error) {
 	defer func() { _ = resp.Body.Close() }()
 	raw, err := io.ReadAll(resp.Body)
 	return resp.StatusCode, string(raw), err
+}
+
+// metricOf returns a metric's value on a page of them, or -1.
+func metricOf(page, name string) float64 {
+	for line := range strings.Lines(page) {
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
+			value, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+			if err == nil {
+				return value
+			}
+		}
+	}
+	return -1
 }

@@ -319,6 +319,9 @@ func commandRefusals(t *testing.T, p *process) {
 		"show no object":      {[]string{"object", "Counter", "not-there"}, 1, []string{"UNKNOWN_OBJECT"}},
 		"show no id":          {[]string{"object", "Counter", "--id", "xyz"}, 1, []string{"INVALID_ID", "64"}},
 		"evict no id":         {[]string{"evict", "Counter", "--id", foreign}, 1, []string{"INVALID_ID"}},
+		"drain nobody":        {[]string{"drain", "nobody"}, 1, []string{"UNKNOWN_NODE", "nobody"}},
+		"drain --off nobody":  {[]string{"drain", "--off", "nobody"}, 1, []string{"UNKNOWN_NODE", "nobody"}},
+		"drain and wait less": {[]string{"drain", "n1", "--wait=-1s"}, 2, []string{"--wait", "negative"}},
 		"remove nobody":       {[]string{"remove", "nobody"}, 1, []string{"UNKNOWN_NODE", "nobody"}},
 	} {
 		_, errs, code := holdfast(append(tc.args, "--addr", p.ports["grpc"])...)

@@ -145,8 +145,12 @@ type Node struct {
 	State     string     `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
 	Addresses *Addresses `protobuf:"bytes,4,opt,name=addresses,proto3" json:"addresses,omitempty"`
 	// How many shards this node owns.
-	Owns          int32  `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`
-	Version       string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Owns    int32  `protobuf:"varint,5,opt,name=owns,proto3" json:"owns,omitempty"`
+	Version string `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	// It is to own nothing: see DrainNode.
+	Drained bool `protobuf:"varint,7,opt,name=drained,proto3" json:"drained,omitempty"`
+	// It has no room for writes, and refuses them.
+	DiskFull      bool `protobuf:"varint,8,opt,name=disk_full,json=diskFull,proto3" json:"disk_full,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -221,6 +225,20 @@ func (x *Node) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Node) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *Node) GetDiskFull() bool {
+	if x != nil {
+		return x.DiskFull
+	}
+	return false
 }
 
 type Addresses struct {
@@ -1110,6 +1128,104 @@ func (x *RemoveNodeResponse) GetId() string {
 	return ""
 }
 
+type DrainNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name or id.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Ends the draining instead.
+	Off           bool `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DrainNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DrainNodeRequest) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
+type DrainNodeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeResponse) Reset() {
+	*x = DrainNodeResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeResponse) ProtoMessage() {}
+
+func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
+func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *DrainNodeResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 var File_holdfast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_admin_proto_rawDesc = "" +
@@ -1122,14 +1238,16 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x05nodes\x18\x02 \x03(\v2\x11.holdfast.v1.NodeR\x05nodes\x12*\n" +
 	"\x06shards\x18\x03 \x03(\v2\x12.holdfast.v1.ShardR\x06shards\x12,\n" +
 	"\aclasses\x18\x04 \x03(\v2\x12.holdfast.v1.ClassR\aclasses\x12\x1a\n" +
-	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xa4\x01\n" +
+	"\bwarnings\x18\x05 \x03(\tR\bwarnings\"\xdb\x01\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x03 \x01(\tR\x05state\x124\n" +
 	"\taddresses\x18\x04 \x01(\v2\x16.holdfast.v1.AddressesR\taddresses\x12\x12\n" +
 	"\x04owns\x18\x05 \x01(\x05R\x04owns\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"u\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x18\n" +
+	"\adrained\x18\a \x01(\bR\adrained\x12\x1b\n" +
+	"\tdisk_full\x18\b \x01(\bR\bdiskFull\"u\n" +
 	"\tAddresses\x12\x12\n" +
 	"\x04grpc\x18\x01 \x01(\tR\x04grpc\x12\x12\n" +
 	"\x04peer\x18\x02 \x01(\tR\x04peer\x12\x16\n" +
@@ -1195,7 +1313,12 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"$\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id2\x8c\x03\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"8\n" +
+	"\x10DrainNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
+	"\x03off\x18\x02 \x01(\bR\x03off\"#\n" +
+	"\x11DrainNodeResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id2\xd8\x03\n" +
 	"\x05Admin\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
 	"\vListObjects\x12\x1f.holdfast.v1.ListObjectsRequest\x1a .holdfast.v1.ListObjectsResponse\x12M\n" +
@@ -1203,7 +1326,8 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"ShowObject\x12\x1e.holdfast.v1.ShowObjectRequest\x1a\x1f.holdfast.v1.ShowObjectResponse\x12P\n" +
 	"\vEvictObject\x12\x1f.holdfast.v1.EvictObjectRequest\x1a .holdfast.v1.EvictObjectResponse\x12M\n" +
 	"\n" +
-	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
+	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse\x12J\n" +
+	"\tDrainNode\x12\x1d.holdfast.v1.DrainNodeRequest\x1a\x1e.holdfast.v1.DrainNodeResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_admin_proto_rawDescOnce sync.Once
@@ -1217,7 +1341,7 @@ func file_holdfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_admin_proto_rawDescData
 }
 
-var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),       // 0: holdfast.v1.StatusRequest
 	(*StatusResponse)(nil),      // 1: holdfast.v1.StatusResponse
@@ -1235,6 +1359,8 @@ var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*EvictObjectResponse)(nil), // 13: holdfast.v1.EvictObjectResponse
 	(*RemoveNodeRequest)(nil),   // 14: holdfast.v1.RemoveNodeRequest
 	(*RemoveNodeResponse)(nil),  // 15: holdfast.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),    // 16: holdfast.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),   // 17: holdfast.v1.DrainNodeResponse
 }
 var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.Node
@@ -1248,13 +1374,15 @@ var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	9,  // 8: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
 	12, // 9: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
 	14, // 10: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
-	1,  // 11: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
-	7,  // 12: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
-	10, // 13: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
-	13, // 14: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
-	15, // 15: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
+	16, // 11: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
+	1,  // 12: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
+	7,  // 13: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
+	10, // 14: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
+	13, // 15: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
+	15, // 16: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	17, // 17: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -1281,7 +1409,7 @@ func file_holdfast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_admin_proto_rawDesc), len(file_holdfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -123,11 +123,17 @@ func (x *FactsResponse) GetFacts() *Facts {
 
 type Facts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Gates operation kinds and entry kinds that older nodes do not know.
+	// Gates what older nodes do not know: kinds of operations, log entries, frames and methods. It only
+	// rises.
 	FeatureLevel uint32   `protobuf:"varint,1,opt,name=feature_level,json=featureLevel,proto3" json:"feature_level,omitempty"`
 	Classes      []*Class `protobuf:"bytes,2,rep,name=classes,proto3" json:"classes,omitempty"`
 	// Node ids.
-	RemovedNodes  []uint64 `protobuf:"fixed64,3,rep,packed,name=removed_nodes,json=removedNodes,proto3" json:"removed_nodes,omitempty"`
+	RemovedNodes []uint64 `protobuf:"fixed64,3,rep,packed,name=removed_nodes,json=removedNodes,proto3" json:"removed_nodes,omitempty"`
+	// Node ids. Unlike the rest, a node may be taken off this list again.
+	DrainedNodes []uint64 `protobuf:"fixed64,4,rep,packed,name=drained_nodes,json=drainedNodes,proto3" json:"drained_nodes,omitempty"`
+	// Node ids, of removed nodes without which shards were recovered: whatever they come back with is
+	// refused.
+	LostNodes     []uint64 `protobuf:"fixed64,5,rep,packed,name=lost_nodes,json=lostNodes,proto3" json:"lost_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -179,6 +185,20 @@ func (x *Facts) GetClasses() []*Class {
 func (x *Facts) GetRemovedNodes() []uint64 {
 	if x != nil {
 		return x.RemovedNodes
+	}
+	return nil
+}
+
+func (x *Facts) GetDrainedNodes() []uint64 {
+	if x != nil {
+		return x.DrainedNodes
+	}
+	return nil
+}
+
+func (x *Facts) GetLostNodes() []uint64 {
+	if x != nil {
+		return x.LostNodes
 	}
 	return nil
 }
@@ -288,8 +308,10 @@ func (x *RegisterClassesRequest) GetClasses() []*Class {
 }
 
 type RemoveNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          uint64                 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint64                 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Shards were recovered without it: see Facts.
+	Lost          bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,6 +353,110 @@ func (x *RemoveNodeRequest) GetNode() uint64 {
 	return 0
 }
 
+func (x *RemoveNodeRequest) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+type DrainNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  uint64                 `protobuf:"fixed64,1,opt,name=node,proto3" json:"node,omitempty"`
+	// Ends the draining instead.
+	Off           bool `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainNodeRequest) Reset() {
+	*x = DrainNodeRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainNodeRequest) ProtoMessage() {}
+
+func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
+func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DrainNodeRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *DrainNodeRequest) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
+type RaiseFeatureLevelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         uint32                 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RaiseFeatureLevelRequest) Reset() {
+	*x = RaiseFeatureLevelRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RaiseFeatureLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RaiseFeatureLevelRequest) ProtoMessage() {}
+
+func (x *RaiseFeatureLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RaiseFeatureLevelRequest.ProtoReflect.Descriptor instead.
+func (*RaiseFeatureLevelRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RaiseFeatureLevelRequest) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 var File_holdfast_system_v1_system_proto protoreflect.FileDescriptor
 
 const file_holdfast_system_v1_system_proto_rawDesc = "" +
@@ -340,25 +466,36 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x0eknown_revision\x18\x01 \x01(\x04R\rknownRevision\"\\\n" +
 	"\rFactsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
-	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\x86\x01\n" +
+	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\xca\x01\n" +
 	"\x05Facts\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x123\n" +
 	"\aclasses\x18\x02 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\x12#\n" +
-	"\rremoved_nodes\x18\x03 \x03(\x06R\fremovedNodes\"T\n" +
+	"\rremoved_nodes\x18\x03 \x03(\x06R\fremovedNodes\x12#\n" +
+	"\rdrained_nodes\x18\x04 \x03(\x06R\fdrainedNodes\x12\x1d\n" +
+	"\n" +
+	"lost_nodes\x18\x05 \x03(\x06R\tlostNodes\"T\n" +
 	"\x05Class\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
 	"\n" +
 	"unique_key\x18\x03 \x01(\tR\tuniqueKey\"M\n" +
 	"\x16RegisterClassesRequest\x123\n" +
-	"\aclasses\x18\x01 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\"'\n" +
+	"\aclasses\x18\x01 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\";\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\x06R\x04node2\x90\x02\n" +
+	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\bR\x04lost\"8\n" +
+	"\x10DrainNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x10\n" +
+	"\x03off\x18\x02 \x01(\bR\x03off\"0\n" +
+	"\x18RaiseFeatureLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level2\xcc\x03\n" +
 	"\x06System\x12L\n" +
 	"\x05Facts\x12 .holdfast.system.v1.FactsRequest\x1a!.holdfast.system.v1.FactsResponse\x12`\n" +
 	"\x0fRegisterClasses\x12*.holdfast.system.v1.RegisterClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12V\n" +
 	"\n" +
-	"RemoveNode\x12%.holdfast.system.v1.RemoveNodeRequest\x1a!.holdfast.system.v1.FactsResponseBCZAgithub.com/holdfast-io/holdfast/proto/holdfast/system/v1;systemv1b\x06proto3"
+	"RemoveNode\x12%.holdfast.system.v1.RemoveNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12T\n" +
+	"\tDrainNode\x12$.holdfast.system.v1.DrainNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12d\n" +
+	"\x11RaiseFeatureLevel\x12,.holdfast.system.v1.RaiseFeatureLevelRequest\x1a!.holdfast.system.v1.FactsResponseBCZAgithub.com/holdfast-io/holdfast/proto/holdfast/system/v1;systemv1b\x06proto3"
 
 var (
 	file_holdfast_system_v1_system_proto_rawDescOnce sync.Once
@@ -372,14 +509,16 @@ func file_holdfast_system_v1_system_proto_rawDescGZIP() []byte {
 	return file_holdfast_system_v1_system_proto_rawDescData
 }
 
-var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_holdfast_system_v1_system_proto_goTypes = []any{
-	(*FactsRequest)(nil),           // 0: holdfast.system.v1.FactsRequest
-	(*FactsResponse)(nil),          // 1: holdfast.system.v1.FactsResponse
-	(*Facts)(nil),                  // 2: holdfast.system.v1.Facts
-	(*Class)(nil),                  // 3: holdfast.system.v1.Class
-	(*RegisterClassesRequest)(nil), // 4: holdfast.system.v1.RegisterClassesRequest
-	(*RemoveNodeRequest)(nil),      // 5: holdfast.system.v1.RemoveNodeRequest
+	(*FactsRequest)(nil),             // 0: holdfast.system.v1.FactsRequest
+	(*FactsResponse)(nil),            // 1: holdfast.system.v1.FactsResponse
+	(*Facts)(nil),                    // 2: holdfast.system.v1.Facts
+	(*Class)(nil),                    // 3: holdfast.system.v1.Class
+	(*RegisterClassesRequest)(nil),   // 4: holdfast.system.v1.RegisterClassesRequest
+	(*RemoveNodeRequest)(nil),        // 5: holdfast.system.v1.RemoveNodeRequest
+	(*DrainNodeRequest)(nil),         // 6: holdfast.system.v1.DrainNodeRequest
+	(*RaiseFeatureLevelRequest)(nil), // 7: holdfast.system.v1.RaiseFeatureLevelRequest
 }
 var file_holdfast_system_v1_system_proto_depIdxs = []int32{
 	2, // 0: holdfast.system.v1.FactsResponse.facts:type_name -> holdfast.system.v1.Facts
@@ -388,11 +527,15 @@ var file_holdfast_system_v1_system_proto_depIdxs = []int32{
 	0, // 3: holdfast.system.v1.System.Facts:input_type -> holdfast.system.v1.FactsRequest
 	4, // 4: holdfast.system.v1.System.RegisterClasses:input_type -> holdfast.system.v1.RegisterClassesRequest
 	5, // 5: holdfast.system.v1.System.RemoveNode:input_type -> holdfast.system.v1.RemoveNodeRequest
-	1, // 6: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
-	1, // 7: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
-	1, // 8: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
-	6, // [6:9] is the sub-list for method output_type
-	3, // [3:6] is the sub-list for method input_type
+	6, // 6: holdfast.system.v1.System.DrainNode:input_type -> holdfast.system.v1.DrainNodeRequest
+	7, // 7: holdfast.system.v1.System.RaiseFeatureLevel:input_type -> holdfast.system.v1.RaiseFeatureLevelRequest
+	1, // 8: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
+	1, // 9: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
+	1, // 10: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
+	1, // 11: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
+	1, // 12: holdfast.system.v1.System.RaiseFeatureLevel:output_type -> holdfast.system.v1.FactsResponse
+	8, // [8:13] is the sub-list for method output_type
+	3, // [3:8] is the sub-list for method input_type
 	3, // [3:3] is the sub-list for extension type_name
 	3, // [3:3] is the sub-list for extension extendee
 	0, // [0:3] is the sub-list for field type_name
@@ -409,7 +552,7 @@ func file_holdfast_system_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_system_v1_system_proto_rawDesc), len(file_holdfast_system_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,9 +22,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	System_Facts_FullMethodName           = "/holdfast.system.v1.System/Facts"
-	System_RegisterClasses_FullMethodName = "/holdfast.system.v1.System/RegisterClasses"
-	System_RemoveNode_FullMethodName      = "/holdfast.system.v1.System/RemoveNode"
+	System_Facts_FullMethodName             = "/holdfast.system.v1.System/Facts"
+	System_RegisterClasses_FullMethodName   = "/holdfast.system.v1.System/RegisterClasses"
+	System_RemoveNode_FullMethodName        = "/holdfast.system.v1.System/RemoveNode"
+	System_DrainNode_FullMethodName         = "/holdfast.system.v1.System/DrainNode"
+	System_RaiseFeatureLevel_FullMethodName = "/holdfast.system.v1.System/RaiseFeatureLevel"
 )
 
 // SystemClient is the client API for System service.
@@ -39,6 +41,10 @@ type SystemClient interface {
 	RegisterClasses(ctx context.Context, in *RegisterClassesRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 	// RemoveNode marks a node as leaving for good.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*FactsResponse, error)
+	// DrainNode says that a node is to own nothing, or that it may again.
+	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*FactsResponse, error)
+	// RaiseFeatureLevel says that every node of the cluster knows the level.
+	RaiseFeatureLevel(ctx context.Context, in *RaiseFeatureLevelRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 }
 
 type systemClient struct {
@@ -79,6 +85,26 @@ func (c *systemClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, op
 	return out, nil
 }
 
+func (c *systemClient) DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FactsResponse)
+	err := c.cc.Invoke(ctx, System_DrainNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemClient) RaiseFeatureLevel(ctx context.Context, in *RaiseFeatureLevelRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FactsResponse)
+	err := c.cc.Invoke(ctx, System_RaiseFeatureLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SystemServer is the server API for System service.
 // All implementations must embed UnimplementedSystemServer
 // for forward compatibility.
@@ -91,6 +117,10 @@ type SystemServer interface {
 	RegisterClasses(context.Context, *RegisterClassesRequest) (*FactsResponse, error)
 	// RemoveNode marks a node as leaving for good.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*FactsResponse, error)
+	// DrainNode says that a node is to own nothing, or that it may again.
+	DrainNode(context.Context, *DrainNodeRequest) (*FactsResponse, error)
+	// RaiseFeatureLevel says that every node of the cluster knows the level.
+	RaiseFeatureLevel(context.Context, *RaiseFeatureLevelRequest) (*FactsResponse, error)
 	mustEmbedUnimplementedSystemServer()
 }
 
@@ -109,6 +139,12 @@ func (UnimplementedSystemServer) RegisterClasses(context.Context, *RegisterClass
 }
 func (UnimplementedSystemServer) RemoveNode(context.Context, *RemoveNodeRequest) (*FactsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
+}
+func (UnimplementedSystemServer) DrainNode(context.Context, *DrainNodeRequest) (*FactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedSystemServer) RaiseFeatureLevel(context.Context, *RaiseFeatureLevelRequest) (*FactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RaiseFeatureLevel not implemented")
 }
 func (UnimplementedSystemServer) mustEmbedUnimplementedSystemServer() {}
 func (UnimplementedSystemServer) testEmbeddedByValue()                {}
@@ -185,6 +221,42 @@ func _System_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _System_DrainNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).DrainNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_DrainNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).DrainNode(ctx, req.(*DrainNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _System_RaiseFeatureLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RaiseFeatureLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).RaiseFeatureLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_RaiseFeatureLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).RaiseFeatureLevel(ctx, req.(*RaiseFeatureLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // System_ServiceDesc is the grpc.ServiceDesc for System service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -203,6 +275,14 @@ var System_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RemoveNode",
 			Handler:    _System_RemoveNode_Handler,
+		},
+		{
+			MethodName: "DrainNode",
+			Handler:    _System_DrainNode_Handler,
+		},
+		{
+			MethodName: "RaiseFeatureLevel",
+			Handler:    _System_RaiseFeatureLevel_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

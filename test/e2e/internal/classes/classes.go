@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1"
@@ -123,4 +124,26 @@ func (b *box) Panic(context.Context, *classesv1.KeysRequest) (*classesv1.KeysRes
 		return nil, err
 	}
 	panic("as it was told")
+}
+
+// Hold implements classesv1.BoxServer.
+func (b *box) Hold(ctx context.Context, req *classesv1.HoldRequest) (*classesv1.KeysResponse, error) {
+	held, _, err := actor.Get[int32](b.storage, "held")
+	if err != nil {
+		return nil, err
+	}
+	if err := actor.Put(b.storage, "held", held+1); err != nil {
+		return nil, err
+	}
+	if req.GetStubborn() {
+		ctx = context.WithoutCancel(ctx)
+	}
+	t := time.NewTimer(time.Duration(req.GetMillis()) * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case <-t.C:
+		return &classesv1.KeysResponse{Keys: held + 1}, nil
+	}
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -53,12 +54,24 @@ func run(args []string) error {
 	flags.DurationVar(&cfg.RingDeadAfter, "ring-dead-after", 0, "as in node.Config")
 	flags.DurationVar(&cfg.LeaderStable, "leader-stable", 0, "as in node.Config")
 	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 0, "as in node.Config")
+	flags.Int64Var(&cfg.MinFreeDisk, "min-free-disk", 0, "as in node.Config")
+	free := flags.String("free-disk-file", "", "a file that says how many MiB of the disk are free")
 	via := flags.String("via", "", "reach other nodes through the proxy at this address, which is first told who calls whom")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if *join != "" {
 		cfg.Join = strings.Split(*join, ",")
+	}
+	if *free != "" {
+		cfg.FreeDisk = func() (uint64, error) {
+			raw, err := os.ReadFile(*free)
+			if err != nil {
+				return 0, err
+			}
+			mib, err := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 32)
+			return mib << 20, err
+		}
 	}
 	if *via != "" {
 		cfg.DialPeer = dialVia(*via, cfg.Name)

@@ -357,6 +357,59 @@ func (*PutResponse) Descriptor() ([]byte, []int) {
 	return file_classes_proto_rawDescGZIP(), []int{6}
 }
 
+type HoldRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Millis int32                  `protobuf:"varint,1,opt,name=millis,proto3" json:"millis,omitempty"`
+	// Whether it goes on when its context has ended.
+	Stubborn      bool `protobuf:"varint,2,opt,name=stubborn,proto3" json:"stubborn,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HoldRequest) Reset() {
+	*x = HoldRequest{}
+	mi := &file_classes_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HoldRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HoldRequest) ProtoMessage() {}
+
+func (x *HoldRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_classes_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HoldRequest.ProtoReflect.Descriptor instead.
+func (*HoldRequest) Descriptor() ([]byte, []int) {
+	return file_classes_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *HoldRequest) GetMillis() int32 {
+	if x != nil {
+		return x.Millis
+	}
+	return 0
+}
+
+func (x *HoldRequest) GetStubborn() bool {
+	if x != nil {
+		return x.Stubborn
+	}
+	return false
+}
+
 type KeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -365,7 +418,7 @@ type KeysRequest struct {
 
 func (x *KeysRequest) Reset() {
 	*x = KeysRequest{}
-	mi := &file_classes_proto_msgTypes[7]
+	mi := &file_classes_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -377,7 +430,7 @@ func (x *KeysRequest) String() string {
 func (*KeysRequest) ProtoMessage() {}
 
 func (x *KeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_classes_proto_msgTypes[7]
+	mi := &file_classes_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -390,7 +443,7 @@ func (x *KeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysRequest.ProtoReflect.Descriptor instead.
 func (*KeysRequest) Descriptor() ([]byte, []int) {
-	return file_classes_proto_rawDescGZIP(), []int{7}
+	return file_classes_proto_rawDescGZIP(), []int{8}
 }
 
 type KeysResponse struct {
@@ -402,7 +455,7 @@ type KeysResponse struct {
 
 func (x *KeysResponse) Reset() {
 	*x = KeysResponse{}
-	mi := &file_classes_proto_msgTypes[8]
+	mi := &file_classes_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +467,7 @@ func (x *KeysResponse) String() string {
 func (*KeysResponse) ProtoMessage() {}
 
 func (x *KeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_classes_proto_msgTypes[8]
+	mi := &file_classes_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +480,7 @@ func (x *KeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysResponse.ProtoReflect.Descriptor instead.
 func (*KeysResponse) Descriptor() ([]byte, []int) {
-	return file_classes_proto_rawDescGZIP(), []int{8}
+	return file_classes_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *KeysResponse) GetKeys() int32 {
@@ -462,19 +515,23 @@ const file_classes_proto_rawDesc = "" +
 	"\vvalue_bytes\x18\x02 \x01(\x05R\n" +
 	"valueBytes\x12\x14\n" +
 	"\x05count\x18\x03 \x01(\x05R\x05count\"\r\n" +
-	"\vPutResponse\"\r\n" +
+	"\vPutResponse\"A\n" +
+	"\vHoldRequest\x12\x16\n" +
+	"\x06millis\x18\x01 \x01(\x05R\x06millis\x12\x1a\n" +
+	"\bstubborn\x18\x02 \x01(\bR\bstubborn\"\r\n" +
 	"\vKeysRequest\"\"\n" +
 	"\fKeysResponse\x12\x12\n" +
 	"\x04keys\x18\x01 \x01(\x05R\x04keys2\xe8\x01\n" +
 	"\bRegister\x12<\n" +
 	"\x03Get\x12\x1c.holdfast.test.v1.GetRequest\x1a\x17.holdfast.test.v1.State\x12<\n" +
 	"\x03Add\x12\x1c.holdfast.test.v1.AddRequest\x1a\x17.holdfast.test.v1.State\x12`\n" +
-	"\rCompareAndSet\x12&.holdfast.test.v1.CompareAndSetRequest\x1a'.holdfast.test.v1.CompareAndSetResponse2\xa4\x02\n" +
+	"\rCompareAndSet\x12&.holdfast.test.v1.CompareAndSetRequest\x1a'.holdfast.test.v1.CompareAndSetResponse2\xeb\x02\n" +
 	"\x03Box\x12B\n" +
 	"\x03Put\x12\x1c.holdfast.test.v1.PutRequest\x1a\x1d.holdfast.test.v1.PutResponse\x12E\n" +
 	"\x04Keys\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponse\x12J\n" +
 	"\x05Watch\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponse(\x010\x01\x12F\n" +
-	"\x05Panic\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponseBOZMgithub.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1;classesv1b\x06proto3"
+	"\x05Panic\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponse\x12E\n" +
+	"\x04Hold\x12\x1d.holdfast.test.v1.HoldRequest\x1a\x1e.holdfast.test.v1.KeysResponseBOZMgithub.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1;classesv1b\x06proto3"
 
 var (
 	file_classes_proto_rawDescOnce sync.Once
@@ -488,7 +545,7 @@ func file_classes_proto_rawDescGZIP() []byte {
 	return file_classes_proto_rawDescData
 }
 
-var file_classes_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_classes_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_classes_proto_goTypes = []any{
 	(*State)(nil),                 // 0: holdfast.test.v1.State
 	(*GetRequest)(nil),            // 1: holdfast.test.v1.GetRequest
@@ -497,8 +554,9 @@ var file_classes_proto_goTypes = []any{
 	(*CompareAndSetResponse)(nil), // 4: holdfast.test.v1.CompareAndSetResponse
 	(*PutRequest)(nil),            // 5: holdfast.test.v1.PutRequest
 	(*PutResponse)(nil),           // 6: holdfast.test.v1.PutResponse
-	(*KeysRequest)(nil),           // 7: holdfast.test.v1.KeysRequest
-	(*KeysResponse)(nil),          // 8: holdfast.test.v1.KeysResponse
+	(*HoldRequest)(nil),           // 7: holdfast.test.v1.HoldRequest
+	(*KeysRequest)(nil),           // 8: holdfast.test.v1.KeysRequest
+	(*KeysResponse)(nil),          // 9: holdfast.test.v1.KeysResponse
 }
 var file_classes_proto_depIdxs = []int32{
 	0, // 0: holdfast.test.v1.CompareAndSetResponse.state:type_name -> holdfast.test.v1.State
@@ -506,18 +564,20 @@ var file_classes_proto_depIdxs = []int32{
 	2, // 2: holdfast.test.v1.Register.Add:input_type -> holdfast.test.v1.AddRequest
 	3, // 3: holdfast.test.v1.Register.CompareAndSet:input_type -> holdfast.test.v1.CompareAndSetRequest
 	5, // 4: holdfast.test.v1.Box.Put:input_type -> holdfast.test.v1.PutRequest
-	7, // 5: holdfast.test.v1.Box.Keys:input_type -> holdfast.test.v1.KeysRequest
-	7, // 6: holdfast.test.v1.Box.Watch:input_type -> holdfast.test.v1.KeysRequest
-	7, // 7: holdfast.test.v1.Box.Panic:input_type -> holdfast.test.v1.KeysRequest
-	0, // 8: holdfast.test.v1.Register.Get:output_type -> holdfast.test.v1.State
-	0, // 9: holdfast.test.v1.Register.Add:output_type -> holdfast.test.v1.State
-	4, // 10: holdfast.test.v1.Register.CompareAndSet:output_type -> holdfast.test.v1.CompareAndSetResponse
-	6, // 11: holdfast.test.v1.Box.Put:output_type -> holdfast.test.v1.PutResponse
-	8, // 12: holdfast.test.v1.Box.Keys:output_type -> holdfast.test.v1.KeysResponse
-	8, // 13: holdfast.test.v1.Box.Watch:output_type -> holdfast.test.v1.KeysResponse
-	8, // 14: holdfast.test.v1.Box.Panic:output_type -> holdfast.test.v1.KeysResponse
-	8, // [8:15] is the sub-list for method output_type
-	1, // [1:8] is the sub-list for method input_type
+	8, // 5: holdfast.test.v1.Box.Keys:input_type -> holdfast.test.v1.KeysRequest
+	8, // 6: holdfast.test.v1.Box.Watch:input_type -> holdfast.test.v1.KeysRequest
+	8, // 7: holdfast.test.v1.Box.Panic:input_type -> holdfast.test.v1.KeysRequest
+	7, // 8: holdfast.test.v1.Box.Hold:input_type -> holdfast.test.v1.HoldRequest
+	0, // 9: holdfast.test.v1.Register.Get:output_type -> holdfast.test.v1.State
+	0, // 10: holdfast.test.v1.Register.Add:output_type -> holdfast.test.v1.State
+	4, // 11: holdfast.test.v1.Register.CompareAndSet:output_type -> holdfast.test.v1.CompareAndSetResponse
+	6, // 12: holdfast.test.v1.Box.Put:output_type -> holdfast.test.v1.PutResponse
+	9, // 13: holdfast.test.v1.Box.Keys:output_type -> holdfast.test.v1.KeysResponse
+	9, // 14: holdfast.test.v1.Box.Watch:output_type -> holdfast.test.v1.KeysResponse
+	9, // 15: holdfast.test.v1.Box.Panic:output_type -> holdfast.test.v1.KeysResponse
+	9, // 16: holdfast.test.v1.Box.Hold:output_type -> holdfast.test.v1.KeysResponse
+	9, // [9:17] is the sub-list for method output_type
+	1, // [1:9] is the sub-list for method input_type
 	1, // [1:1] is the sub-list for extension type_name
 	1, // [1:1] is the sub-list for extension extendee
 	0, // [0:1] is the sub-list for field type_name
@@ -534,7 +594,7 @@ func file_classes_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_classes_proto_rawDesc), len(file_classes_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

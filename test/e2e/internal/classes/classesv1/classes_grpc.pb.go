@@ -205,6 +205,7 @@ const (
 	Box_Keys_FullMethodName  = "/holdfast.test.v1.Box/Keys"
 	Box_Watch_FullMethodName = "/holdfast.test.v1.Box/Watch"
 	Box_Panic_FullMethodName = "/holdfast.test.v1.Box/Panic"
+	Box_Hold_FullMethodName  = "/holdfast.test.v1.Box/Hold"
 )
 
 // BoxClient is the client API for Box service.
@@ -217,6 +218,8 @@ type BoxClient interface {
 	Keys(ctx context.Context, in *KeysRequest, opts ...grpc.CallOption) (*KeysResponse, error)
 	Watch(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[KeysRequest, KeysResponse], error)
 	Panic(ctx context.Context, in *KeysRequest, opts ...grpc.CallOption) (*KeysResponse, error)
+	// Hold writes a key and then holds its turn.
+	Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*KeysResponse, error)
 }
 
 type boxClient struct {
@@ -270,6 +273,16 @@ func (c *boxClient) Panic(ctx context.Context, in *KeysRequest, opts ...grpc.Cal
 	return out, nil
 }
 
+func (c *boxClient) Hold(ctx context.Context, in *HoldRequest, opts ...grpc.CallOption) (*KeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeysResponse)
+	err := c.cc.Invoke(ctx, Box_Hold_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BoxServer is the server API for Box service.
 // All implementations must embed UnimplementedBoxServer
 // for forward compatibility.
@@ -280,6 +293,8 @@ type BoxServer interface {
 	Keys(context.Context, *KeysRequest) (*KeysResponse, error)
 	Watch(grpc.BidiStreamingServer[KeysRequest, KeysResponse]) error
 	Panic(context.Context, *KeysRequest) (*KeysResponse, error)
+	// Hold writes a key and then holds its turn.
+	Hold(context.Context, *HoldRequest) (*KeysResponse, error)
 	mustEmbedUnimplementedBoxServer()
 }
 
@@ -301,6 +316,9 @@ func (UnimplementedBoxServer) Watch(grpc.BidiStreamingServer[KeysRequest, KeysRe
 }
 func (UnimplementedBoxServer) Panic(context.Context, *KeysRequest) (*KeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Panic not implemented")
+}
+func (UnimplementedBoxServer) Hold(context.Context, *HoldRequest) (*KeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hold not implemented")
 }
 func (UnimplementedBoxServer) mustEmbedUnimplementedBoxServer() {}
 func (UnimplementedBoxServer) testEmbeddedByValue()             {}
@@ -384,6 +402,24 @@ func _Box_Panic_Handler(srv interface{}, ctx context.Context, dec func(interface
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Box_Hold_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HoldRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BoxServer).Hold(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Box_Hold_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BoxServer).Hold(ctx, req.(*HoldRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Box_ServiceDesc is the grpc.ServiceDesc for Box service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -402,6 +438,10 @@ var Box_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Panic",
 			Handler:    _Box_Panic_Handler,
+		},
+		{
+			MethodName: "Hold",
+			Handler:    _Box_Hold_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
