@@ -31,7 +31,7 @@ func (acquisitions) Lost(placement.ShardID, uint64)                      {}
 type nobody struct{}
 
 func (nobody) Send(placement.NodeID, []byte) bool { return false }
-func (nobody) SendSnapshot(context.Context, placement.NodeID, []byte, func() ([]byte, error)) error {
+func (nobody) SendSnapshot(context.Context, placement.NodeID, []byte, func([]byte) (func() ([]byte, error), error)) error {
 	return errors.New("nobody is there")
 }
 
