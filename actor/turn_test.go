@@ -117,6 +117,31 @@ func TestYieldLetsOthersInAndTheySeeWhatItWrote(t *testing.T) {
 	})
 }
 
+func TestYieldActsOnTheOutsideOnlyAsTheOwner(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlainWorld(t)
+		w.log.set(func() { w.log.sole = false })
+		outside := false
+		a := w.start(1, func(ctx context.Context, s *State) error {
+			return s.Yield(ctx, func(context.Context) error { outside = true; return nil })
+		})
+		synctest.Wait()
+		if outside {
+			t.Error("acts before it is confirmed to be the owner (P1)")
+		}
+		w.log.confirm()
+		pending(t, "the event, whose end is not confirmed,", a)
+		if !outside {
+			t.Error("is confirmed, and does not act")
+		}
+		w.log.confirm()
+		if err := <-a; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestWhoWantsItsTurnBackGoesBeforeWhatHasNotBegun(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -518,7 +543,7 @@ func TestInitThatFailsIsTriedAgainByTheNextCall(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		fail := true
-		w := newPreparingWorld(t, func(ctx context.Context, s *State) error {
+		w := newPreparingWorld(t, func(_ context.Context, s *State) error {
 			if _, err := add(s); err != nil {
 				return err
 			}
