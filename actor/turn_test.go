@@ -3,6 +3,7 @@ package actor
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -340,7 +341,9 @@ func TestHandlersThatAreOverDoNotRunBesideEachOther(t *testing.T) {
 				<-ctx.Done()
 				return nil
 			})
-			unguarded++
+			was := unguarded
+			runtime.Gosched()
+			unguarded = was + 1
 			return err
 		}))
 	}
