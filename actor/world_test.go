@@ -163,7 +163,11 @@ func (l *plainLog) show(n int) (left int) {
 		p := l.queue[0]
 		l.queue = l.queue[1:]
 		b := l.store.NewBatch()
-		applied, why, err := storage.ApplySegment(b, l.fences, 0, 1, p.seg)
+		applied, why := false, ""
+		fence, err := l.fences.Load(0, p.seg.Object)
+		if err == nil {
+			applied, why, err = storage.ApplySegment(b, fence, 0, 1, p.seg)
+		}
 		if err == nil && !applied {
 			err = errors.New(why)
 		}
