@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/metadata"
@@ -34,6 +35,7 @@ type Call struct {
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 
+	ev event // once it has begun
 	mu struct {
 		sync.Mutex
 		canceled error
@@ -49,6 +51,12 @@ type Result struct {
 
 // bytes is what the call costs while it waits.
 func (c *Call) bytes() int64 { return int64(len(c.Body)) + int64(len(c.Name)) + 256 }
+
+// begun is the call as an event.
+func (c *Call) begun() *event {
+	c.ev.call = c
+	return &c.ev
+}
 
 // errCanceled is the cause when the caller gave none.
 var errCanceled = errors.New("the caller went away")
@@ -82,10 +90,11 @@ func (c *Call) canceledBy() error {
 type eventContext struct {
 	context.Context //nolint:containedctx // the parent of this context
 
-	call  *Call
-	once  sync.Once
-	inner context.Context //nolint:containedctx // this context itself, once it is looked at
-	end   context.CancelFunc
+	call   *Call
+	once   sync.Once
+	inner  context.Context //nolint:containedctx // this context itself, once it is looked at
+	end    context.CancelFunc
+	looked atomic.Bool // and inner has more to say than the parent
 }
 
 func newEventContext(parent context.Context, call *Call) *eventContext {
@@ -93,6 +102,28 @@ func newEventContext(parent context.Context, call *Call) *eventContext {
 		parent = metadata.NewIncomingContext(parent, call.Metadata)
 	}
 	return &eventContext{Context: parent, call: call}
+}
+
+// callKey is what a context has the Call of its event under.
+type callKey struct{}
+
+// Value implements context.Context.
+func (e *eventContext) Value(key any) any {
+	if key == (callKey{}) {
+		return e.call
+	}
+	if e.looked.Load() {
+		return e.inner.Value(key) // Among them what context.Cause asks for.
+	}
+	return e.Context.Value(key)
+}
+
+// eventOf returns the event whose handler's context ctx is, or comes from.
+func eventOf(ctx context.Context) *event {
+	if c, ok := ctx.Value(callKey{}).(*Call); ok {
+		return &c.ev
+	}
+	return nil
 }
 
 // Deadline implements context.Context.
@@ -121,6 +152,7 @@ func (e *eventContext) look() context.Context {
 		if cause != nil {
 			cancel(cause)
 		}
+		e.looked.Store(true)
 	})
 	return e.inner
 }

@@ -1,6 +1,8 @@
 package actor
 
 import (
+	"slices"
+
 	"github.com/holdfast-io/holdfast/fault"
 )
 
@@ -11,6 +13,10 @@ const (
 	// UnflushedBytesMax is how much an object may have written that is not yet readable before its
 	// next event has to wait.
 	UnflushedBytesMax = 8 << 20
+	// HandlersMax is how many handlers of an object may have begun and not returned, before its next
+	// event has to wait: the one that has the turn, those in a Yield, and those of incarnations that
+	// have ended.
+	HandlersMax = 256
 )
 
 // machine is the life of one object on its owner: the rules, and nothing else. It does no I/O,
@@ -19,8 +25,11 @@ const (
 //
 // The rules:
 //
-//   - One event runs at a time. The next one begins when the handler has returned, without waiting
-//     for the commit; it sees the uncommitted writes.
+//   - One event has the turn. The next one begins when the handler has returned or given up its turn,
+//     without waiting for the commit; it sees the uncommitted writes.
+//   - An event that gives up its turn has closed its segment before. It has the turn back before
+//     events that have not begun, in the order in which they asked for it.
+//   - While an event is in a critical section no other has the turn, also when it has given it up.
 //   - An event that wrote is answered when its segment is committed. One that only read is answered
 //     when every segment proposed before it ran is committed and this node was found to be the
 //     owner after it ran: by a confirmation, or by the commit of a segment proposed later.
@@ -29,7 +38,10 @@ const (
 //     the event and to those behind it: it may have come of what is not committed yet.
 //   - An incarnation that ended is followed by another only when each of its segments is readable
 //     or refused for certain, and nobody of it waits at the gate.
-//   - An event that may have had an effect is never told that it did not run.
+//   - An event that began in an incarnation that ended is answered and forgotten: its handler may go
+//     on, in vain.
+//   - An event that may have had an effect, by a segment or by what it did behind the gate, is never
+//     told that it did not run.
 //   - When ownership is lost, nothing gets out any more (P1).
 type machine struct {
 	// Of the current incarnation; alive is false before the first and between two.
@@ -43,12 +55,15 @@ type machine struct {
 
 	mailbox      []*Call
 	mailboxBytes int64
-	running      *Call
-	// proposed is the first segment that the running event has proposed by a barrier, if it has.
-	proposed uint64
-	// doom is why the incarnation is over, if it is: the running event's effects are dropped, and
-	// it is answered with this.
-	doom error
+	running      *event   // has the turn
+	suspended    []*event // gave it up
+	resuming     []*event // of those: want it back, in order
+	critical     *event   // nobody else may have it
+	// strays are handlers of events that are over and have not returned.
+	strays int
+	// why the last incarnation ended, and its events, for the shell to tell their handlers.
+	why   error
+	ended []*event
 
 	waiters   []waiter
 	token     uint64 // last confirmation asked for
@@ -60,22 +75,45 @@ type machine struct {
 	answers []answer
 }
 
-// waiter is an event that has run and waits at the output gate.
+// event is a Call that has begun.
+type event struct {
+	call *Call
+	// proposed is the first segment that it has proposed before it returned, if it has.
+	proposed uint64
+	// acted says that it has passed the gate, and may have done what is not undone.
+	acted bool
+	// depth counts the critical sections that it is in.
+	depth int
+	// over says that its incarnation ended before it returned.
+	over bool
+
+	// Of the shell, under the object's lock.
+	turn   chan struct{} // closed when it has the turn back, or is over
+	cancel func(error)   // of its Init's context
+}
+
+// waiter is an event that has run and waits at the output gate, or a barrier of one that goes on.
 type waiter struct {
-	call   *Call // nil for a barrier
+	e      *event
 	result Result
 	seq    uint64 // must be committed
 	token  uint64 // must be confirmed; 0: the commit is enough
-	// proposed is the first segment that the event has proposed before, if it has.
-	proposed uint64
-	// barrier is told when a handler's own Confirm is through.
+	// barrier is told when the gate is open; nil at the event's end.
 	barrier func(error)
 }
 
 type answer struct {
 	call    *Call
 	result  Result
-	barrier func(error)
+	barrier func(error) // or nil
+}
+
+// death is why an incarnation ends by the fault of its own class.
+type death struct {
+	by     *event // may be nil
+	result Result // for it
+	begun  error  // for the other events that have begun
+	queued error  // for those that have not
 }
 
 // Errors that tell callers what certainly did not happen.
@@ -85,6 +123,10 @@ func errOwnerChanged() error {
 
 func errOutcomeUnknown() error {
 	return fault.New(fault.OutcomeUnknown, "the owner changed while the call's writes were being committed; they may or may not have taken effect: read before calling again")
+}
+
+func errActed() error {
+	return fault.New(fault.OutcomeUnknown, "the owner changed after the call had begun to act on what is outside the object; it may or may not have taken effect: read before calling again")
 }
 
 // deliver takes an event into the mailbox. The error says that it was refused.
@@ -107,7 +149,10 @@ func (m *machine) settled() bool { return m.readable+m.refused == m.seq }
 
 // runnable says whether the next event may begin, as far as the machine knows.
 func (m *machine) runnable() bool {
-	if m.lost || m.running != nil || len(m.mailbox) == 0 {
+	if m.lost || m.running != nil || m.critical != nil || len(m.mailbox) == 0 {
+		return false
+	}
+	if len(m.resuming) > 0 || len(m.suspended)+m.strays >= HandlersMax {
 		return false
 	}
 	return m.alive || m.settled() && len(m.waiters) == 0
@@ -115,7 +160,7 @@ func (m *machine) runnable() bool {
 
 // begin takes the next event out of the mailbox and runs it. The caller has seen that it is
 // runnable and loads a new incarnation if none is alive.
-func (m *machine) begin() *Call {
+func (m *machine) begin() *event {
 	c := m.mailbox[0]
 	m.mailbox[0] = nil
 	m.mailbox = m.mailbox[1:]
@@ -123,26 +168,70 @@ func (m *machine) begin() *Call {
 		m.mailbox = nil
 	}
 	m.mailboxBytes -= c.bytes()
-	m.running, m.proposed = c, 0
-	return c
+	m.running = c.begun()
+	return m.running
 }
 
 // skip answers the running event, which did not run.
 func (m *machine) skip(err error) {
-	m.answer(m.running, Result{Err: err})
+	m.answer(m.running.call, Result{Err: err})
 	m.running = nil
 }
 
-// born begins an incarnation.
+// born begins an incarnation, with the running event.
 func (m *machine) born(term, incarnation uint64) {
-	if m.lost { // While it was being loaded. What it does now gets nowhere.
-		m.doom = errOwnerChanged()
-		return
-	}
-	m.alive, m.doom = true, nil
+	m.alive, m.why = true, nil
 	m.term, m.incarnation = term, incarnation
 	m.seq, m.committed, m.readable, m.refused = 0, 0, 0, 0
 }
+
+// leave gives up the running event's turn. The caller has put a barrier before it.
+func (m *machine) leave() {
+	m.suspended = append(m.suspended, m.running)
+	m.running = nil
+}
+
+// want asks for the turn of an event that gave it up.
+func (m *machine) want(e *event) { m.resuming = append(m.resuming, e) }
+
+// resumable returns the event that may have its turn back, if there is one.
+func (m *machine) resumable() *event {
+	switch {
+	case m.running != nil || len(m.resuming) == 0:
+		return nil
+	case m.critical == nil:
+		return m.resuming[0]
+	case slices.Contains(m.resuming, m.critical):
+		return m.critical
+	}
+	return nil
+}
+
+// resume gives the turn to the event that may have it back.
+func (m *machine) resume() *event {
+	e := m.resumable()
+	same := func(other *event) bool { return other == e }
+	m.resuming = slices.DeleteFunc(m.resuming, same)
+	m.suspended = slices.DeleteFunc(m.suspended, same)
+	m.running = e
+	return e
+}
+
+// enter begins a critical section of the running event, within those that it is in.
+func (m *machine) enter() {
+	m.critical = m.running
+	m.critical.depth++
+}
+
+// exit ends the innermost critical section of the running event.
+func (m *machine) exit() {
+	if m.running.depth--; m.running.depth == 0 {
+		m.critical = nil
+	}
+}
+
+// returned counts the handler of an event that is over off.
+func (m *machine) returned() { m.strays-- }
 
 // gate is what the shell does about an event that has run.
 type gate int
@@ -153,35 +242,28 @@ const (
 	gateConfirm             // ask for a confirmation with m.token
 )
 
-// finish takes what the handler returned. wrote says that its segment has writes; sole that this
-// node can't have been superseded at this moment.
+// finish takes what the running event's handler returned. wrote says that its segment has writes;
+// sole that this node can't have been superseded at this moment.
 func (m *machine) finish(result Result, wrote, sole bool) gate {
-	c := m.running
+	w := waiter{e: m.running, result: result}
 	m.running = nil
-	switch {
-	case m.doom != nil:
-		m.fail(waiter{call: c, proposed: m.proposed}, m.doom)
-		return gateNone
-	case wrote:
-		return m.propose(waiter{call: c, result: result, proposed: m.proposed})
+	if wrote {
+		return m.propose(w)
 	}
-	return m.wait(sole, waiter{call: c, result: result, proposed: m.proposed})
+	return m.wait(sole, w)
 }
 
-// barrier is a handler's own Confirm: the segment so far is closed, and fn told when it is durable
+// barrier is of an event that goes on: the segment so far is closed, and fn told when it is durable
 // and this node still the owner.
 func (m *machine) barrier(fn func(error), wrote, sole bool) gate {
-	switch {
-	case m.doom != nil:
-		fn(m.doom)
-		return gateNone
-	case wrote:
-		if m.proposed == 0 {
-			m.proposed = m.seq + 1
-		}
-		return m.propose(waiter{barrier: fn})
+	w := waiter{e: m.running, barrier: fn}
+	if !wrote {
+		return m.wait(sole, w)
 	}
-	return m.wait(sole, waiter{barrier: fn})
+	if w.e.proposed == 0 {
+		w.e.proposed = m.seq + 1
+	}
+	return m.propose(w)
 }
 
 // propose puts an event, or a barrier, at the gate behind a segment of its own.
@@ -196,7 +278,7 @@ func (m *machine) propose(w waiter) gate {
 func (m *machine) wait(sole bool, ws ...waiter) gate {
 	if sole && m.committed == m.seq && len(m.waiters) == 0 {
 		for _, w := range ws {
-			m.answers = append(m.answers, answer{w.call, w.result, w.barrier})
+			m.pass(w)
 		}
 		return gateNone
 	}
@@ -208,34 +290,54 @@ func (m *machine) wait(sole bool, ws ...waiter) gate {
 	return gateConfirm
 }
 
-// die ends the incarnation by the running event's own fault (a panic, an abort): its open segment
-// is dropped; segments in flight go on; what waits in the mailbox did not run, and is told so.
-func (m *machine) die(result Result, queued error, sole bool) gate {
-	ws := make([]waiter, 0, 1+len(m.mailbox))
-	ws = append(ws, waiter{call: m.running, result: result, proposed: m.proposed})
-	m.running = nil
-	if m.doom != nil { // It was over already, and the mailbox emptied.
-		m.fail(ws[0], m.doom)
-		return gateNone
+// die ends the incarnation by its class's own fault (a panic, an abort): the open segment is dropped;
+// segments in flight go on; what waits in the mailbox did not run, and is told so.
+func (m *machine) die(d death, sole bool) gate {
+	var ws []waiter
+	for _, e := range m.begun() {
+		w := waiter{e: e, result: Result{Err: d.begun}}
+		if e == d.by {
+			w.result = d.result
+		}
+		ws = append(ws, w)
 	}
 	for _, c := range m.mailbox {
-		ws = append(ws, waiter{call: c, result: Result{Err: queued}})
+		ws = append(ws, waiter{e: c.begun(), result: Result{Err: d.queued}})
 	}
 	m.mailbox, m.mailboxBytes = nil, 0
-	m.alive = false
+	m.forget(d.begun)
 	return m.wait(sole, ws...)
 }
 
-// end ends the incarnation and refuses what waits in the mailbox.
+// end ends the incarnation and refuses everything that has begun or waits in the mailbox.
 func (m *machine) end(err error) {
-	m.alive = false
+	for _, e := range m.begun() {
+		m.fail(waiter{e: e}, err)
+	}
 	for _, c := range m.mailbox {
 		m.answer(c, Result{Err: err})
 	}
 	m.mailbox, m.mailboxBytes = nil, 0
-	if m.running != nil && m.doom == nil {
-		m.doom = err
+	m.forget(err)
+}
+
+// begun returns the events that have begun and not returned.
+func (m *machine) begun() []*event {
+	if m.running == nil {
+		return m.suspended
 	}
+	return append([]*event{m.running}, m.suspended...)
+}
+
+// forget ends the incarnation: its handlers go on in vain.
+func (m *machine) forget(why error) {
+	for _, e := range m.begun() {
+		e.over = true
+		m.strays++
+		m.ended = append(m.ended, e)
+	}
+	m.running, m.suspended, m.resuming, m.critical = nil, nil, nil, nil
+	m.alive, m.why = false, why
 }
 
 // commit opens the gate for everything up to the segment.
@@ -276,14 +378,15 @@ func (m *machine) confirm(token uint64, err error) {
 // answered; unknown says that the segment may yet turn out to be committed elsewhere.
 func (m *machine) refuse(seq uint64, unknown bool) {
 	m.refused++
-	if !unknown && m.proposed >= seq {
-		m.proposed = 0 // It will never have happened.
+	if !unknown {
+		for i := range m.waiters { // Whoever has proposed what is not committed waits, or its barrier does.
+			if e := m.waiters[i].e; e.proposed >= seq {
+				e.proposed = 0 // It will never have happened.
+			}
+		}
 	}
 	kept := m.waiters[:0]
 	for _, w := range m.waiters {
-		if !unknown && w.proposed >= seq {
-			w.proposed = 0
-		}
 		switch {
 		case w.seq < seq:
 			kept = append(kept, w)
@@ -320,7 +423,7 @@ func (m *machine) release() {
 		if w.seq > m.committed || w.token > m.confirmed {
 			break
 		}
-		m.answers = append(m.answers, answer{w.call, w.result, w.barrier})
+		m.pass(*w)
 	}
 	if n == len(m.waiters) {
 		clear(m.waiters)
@@ -337,26 +440,52 @@ func (m *machine) answer(c *Call, r Result) {
 	m.answers = append(m.answers, answer{call: c, result: r})
 }
 
-// fail answers with an error. One that says that the event did not run is not said of an event that
-// has proposed something.
-func (m *machine) fail(w waiter, err error) {
-	if w.proposed != 0 && fault.ReasonOf(err).Retryable() {
-		err = errOutcomeUnknown()
+// pass lets through the gate.
+func (m *machine) pass(w waiter) {
+	if w.barrier != nil {
+		w.e.acted = true
+	} else {
+		w.result.Err = w.e.told(w.result.Err)
 	}
-	m.answers = append(m.answers, answer{w.call, Result{Err: err}, w.barrier})
+	m.answers = append(m.answers, answer{w.e.call, w.result, w.barrier})
 }
 
-// busy says that something runs, is in flight, or waits at the gate.
+// fail answers with an error.
+func (m *machine) fail(w waiter, err error) {
+	if w.barrier == nil {
+		err = w.e.told(err)
+	}
+	m.answers = append(m.answers, answer{w.e.call, Result{Err: err}, w.barrier})
+}
+
+// told is what the event's caller is told of an error: not that the event did not run, if it has
+// proposed something, or acted.
+func (e *event) told(err error) error {
+	switch {
+	case !fault.ReasonOf(err).Retryable():
+		return err
+	case e.proposed != 0:
+		return errOutcomeUnknown()
+	case e.acted:
+		return errActed()
+	}
+	return err
+}
+
+// busy says that something has the turn, is in flight, or waits at the gate.
 func (m *machine) busy() bool {
 	return m.running != nil || len(m.waiters) > 0 || !m.settled()
 }
 
 // idle says that nothing would be lost by forgetting the object.
-func (m *machine) idle() bool { return !m.busy() && len(m.mailbox) == 0 }
+func (m *machine) idle() bool {
+	return !m.busy() && len(m.mailbox) == 0 && len(m.suspended) == 0 && m.strays == 0
+}
 
-// take returns what is to be answered, for the shell to send when it holds no lock.
-func (m *machine) take() []answer {
-	out := m.answers
-	m.answers = nil
-	return out
+// take returns what is to be answered, for the shell to send when it holds no lock, and the events
+// that are over since it was last called.
+func (m *machine) take() ([]answer, []*event) {
+	answers, ended := m.answers, m.ended
+	m.answers, m.ended = nil, nil
+	return answers, ended
 }

@@ -24,7 +24,9 @@ type waiting struct {
 	call        *Call
 	ended       bool // it has returned, or asked for its barrier
 	wrote, sole bool
-	barrier     int // the first segment that a barrier of it has written
+	barrier     int  // the first segment that a barrier of it has written
+	acted       bool // has passed the gate
+	depth       int  // of critical sections
 	died        bool
 	incarnation int
 	seq         int // the last segment of its incarnation when it returned, its own when it wrote
@@ -46,7 +48,26 @@ type world struct {
 	asked     []uint64 // tokens not answered
 	confirmed uint64
 	running   *waiting
+	suspended []*waiting // gave up their turn
+	wanting   []*waiting // of those: want it back
+	critical  *waiting
+	strays    int
 	lost      bool
+}
+
+// begun returns the events that have begun and not ended.
+func (w *world) begun() []*waiting {
+	if w.running == nil {
+		return slices.Clone(w.suspended)
+	}
+	return append([]*waiting{w.running}, w.suspended...)
+}
+
+// forget is the end of an incarnation: nobody has its turn, or waits for it.
+func (w *world) forget() {
+	w.strays += len(w.begun())
+	w.running, w.suspended, w.wanting, w.critical = nil, nil, nil, nil
+	w.order = w.order[:0]
 }
 
 func (w *world) last() *[]fate { return &w.fates[len(w.fates)-1] }
@@ -65,6 +86,10 @@ func (w *world) step() {
 		w.read()
 	case n < 96:
 		w.confirm(w.rng.IntN(10) == 0)
+	case n < 97:
+		w.want()
+	case n < 98:
+		w.returned()
 	case n < 99:
 		w.refuse(w.rng.IntN(2) == 0)
 	case w.rng.IntN(30) == 0:
@@ -87,7 +112,50 @@ func (w *world) deliver() {
 	w.order = append(w.order, c)
 }
 
+// want has an event that has given up its turn ask for it.
+func (w *world) want() {
+	if len(w.suspended) == 0 {
+		return
+	}
+	e := w.suspended[w.rng.IntN(len(w.suspended))]
+	if !slices.Contains(w.wanting, e) {
+		w.wanting = append(w.wanting, e)
+		w.m.want(&e.call.ev)
+	}
+}
+
+func (w *world) returned() {
+	if w.strays > 0 {
+		w.strays--
+		w.m.returned()
+	}
+}
+
+// resume gives the turn back to who may have it.
+func (w *world) resume() {
+	e := w.wanting[0]
+	if w.critical != nil {
+		e = w.critical
+	}
+	if w.running != nil || w.m.resume() != &e.call.ev {
+		w.t.Fatal("an event has its turn back out of order, or beside another")
+	}
+	same := func(other *waiting) bool { return other == e }
+	w.wanting, w.suspended = slices.DeleteFunc(w.wanting, same), slices.DeleteFunc(w.suspended, same)
+	w.running = e
+}
+
 func (w *world) begin() {
+	if w.m.runnable() && (len(w.wanting) > 0 || w.critical != nil || len(w.suspended)+w.strays >= HandlersMax) {
+		w.t.Fatal("an event can begin before one that wants its turn back, in a critical section, or beside too many")
+	}
+	if w.m.resumable() != nil {
+		w.resume()
+		return
+	}
+	if w.running == nil && len(w.wanting) > 0 && (w.critical == nil || slices.Contains(w.wanting, w.critical)) {
+		w.t.Fatal("nobody has the turn, and one that wants it does not have it back")
+	}
 	if !w.m.runnable() {
 		return
 	}
@@ -103,7 +171,7 @@ func (w *world) begin() {
 		}
 		w.fates = append(w.fates, nil)
 	}
-	c := w.m.begin()
+	c := w.m.begin().call
 	if c != w.order[0] {
 		w.t.Fatal("an event has overtaken another")
 	}
@@ -115,45 +183,67 @@ func (w *world) begin() {
 	}
 }
 
-// end ends the running event, or has it ask for a barrier.
+// end ends the running event, or has it ask for a barrier or give up its turn, or enter or leave a
+// critical section.
 func (w *world) end() {
+	if w.rng.IntN(40) == 0 && len(w.begun()) > 0 {
+		w.die(w.begun()[w.rng.IntN(len(w.begun()))])
+		return
+	}
 	e := w.running
 	if e == nil {
 		return
 	}
 	switch n := w.rng.IntN(20); {
-	case n == 0:
-		w.die(e)
-	case n < 4:
-		b := &waiting{incarnation: e.incarnation}
-		w.all = append(w.all, b)
-		w.wait(b, func(wrote, sole bool) gate {
-			return w.m.barrier(func(err error) { w.answered(b, err) }, wrote, sole)
-		})
-		if b.wrote && e.barrier == 0 {
-			e.barrier = b.seq
+	case n < 7:
+		w.barrier(e)
+		if n < 4 {
+			w.running, w.suspended = nil, append(w.suspended, e)
+			w.m.leave()
 		}
+	case n < 8:
+		w.critical = e
+		e.depth++
+		w.m.enter()
+	case e.depth > 0:
+		if e.depth--; e.depth == 0 {
+			w.critical = nil
+		}
+		w.m.exit()
 	default:
 		w.running = nil
 		w.wait(e, func(wrote, sole bool) gate { return w.m.finish(Result{}, wrote, sole) })
 	}
 }
 
-// die ends the running event by a panic: it, and those behind it, wait at the gate as reads do.
-func (w *world) die(e *waiting) {
-	w.running = nil
-	ended := []*waiting{e}
-	e.ended, e.died = true, true
-	if w.m.doom == nil {
-		for _, c := range w.order {
-			ended = append(ended, w.calls[c])
-		}
-		w.order = w.order[:0]
+func (w *world) barrier(e *waiting) {
+	b := &waiting{incarnation: e.incarnation}
+	w.all = append(w.all, b)
+	w.wait(b, func(wrote, sole bool) gate {
+		return w.m.barrier(func(err error) {
+			w.answered(b, err)
+			if err == nil {
+				e.acted = true
+			}
+		}, wrote, sole)
+	})
+	if b.wrote && e.barrier == 0 {
+		e.barrier = b.seq
 	}
+}
+
+// die ends the incarnation by an event's fault: it, and the others, wait at the gate as reads do.
+func (w *world) die(e *waiting) {
+	e.died = true
+	ended := w.begun()
+	for _, c := range w.order {
+		ended = append(ended, w.calls[c])
+	}
+	w.forget()
 	sole := w.rng.IntN(4) == 0
-	g := w.m.die(Result{Err: fault.New(fault.Panic, "")}, fault.New(fault.ObjectReset, ""), sole)
+	g := w.m.die(panicOf(&e.call.ev), sole)
 	for _, one := range ended {
-		one.incarnation, one.seq, one.sole = e.incarnation, len(*w.last()), sole
+		one.incarnation, one.seq, one.sole = len(w.fates)-1, len(*w.last()), sole
 		if g == gateConfirm {
 			one.token = w.m.token
 		}
@@ -176,8 +266,8 @@ func (w *world) open(e *waiting) bool {
 }
 
 func (w *world) wait(e *waiting, gated func(wrote, sole bool) gate) {
-	wrote, sole, over := w.rng.IntN(2) == 0, w.rng.IntN(4) == 0, w.m.doom != nil
-	e.ended, e.wrote, e.sole, e.seq = true, wrote && !over, sole, len(*w.last())
+	wrote, sole := w.rng.IntN(2) == 0, w.rng.IntN(4) == 0
+	e.ended, e.wrote, e.sole, e.seq = true, wrote, sole, len(*w.last())
 	if e.wrote {
 		e.seq++
 	}
@@ -191,7 +281,7 @@ func (w *world) wait(e *waiting, gated func(wrote, sole bool) gate) {
 			w.t.Fatalf("proposes segment %d after %d (P3)", w.m.seq, e.seq-1)
 		}
 	case gateConfirm:
-		if over || e.wrote {
+		if e.wrote {
 			w.t.Fatal("confirms what needs no confirmation")
 		}
 		e.token = w.m.token
@@ -238,7 +328,7 @@ func (w *world) refuse(unknown bool) {
 			(*w.last())[i] = mayBeRefused
 		}
 		w.m.refuse(uint64(i+1), unknown)
-		w.order = w.order[:0]
+		w.forget()
 		w.check()
 	}
 }
@@ -261,11 +351,18 @@ func (w *world) confirm(lost bool) {
 func (w *world) lose() {
 	w.lost = true
 	w.m.lose()
+	w.forget()
 }
 
 func (w *world) check() {
-	for _, a := range w.m.take() {
-		if a.call == nil {
+	answers, ended := w.m.take()
+	for _, e := range ended {
+		if !e.over || e == w.m.running {
+			w.t.Fatal("an event is said to be over, and is not")
+		}
+	}
+	for _, a := range answers {
+		if a.barrier != nil {
 			a.barrier(a.result.Err)
 			continue
 		}
@@ -275,8 +372,8 @@ func (w *world) check() {
 		}
 		w.answered(e, a.result.Err)
 	}
-	if w.m.mailbox == nil {
-		w.order = w.order[:0]
+	if w.m.strays != w.strays || len(w.m.suspended) != len(w.suspended) || (w.m.running != nil) != (w.running != nil) {
+		w.t.Fatalf("%d strays, %d suspended, running %v; there are %d, %d, %v", w.m.strays, len(w.m.suspended), w.m.running != nil, w.strays, len(w.suspended), w.running != nil)
 	}
 	var bytes int64
 	for _, c := range w.m.mailbox {
@@ -312,7 +409,10 @@ func (w *world) answered(e *waiting, err error) {
 			w.t.Fatal("a read got out unconfirmed (P1)")
 		}
 	case fault.OwnerChanged:
-		// Those who get it call again: its write must never turn up.
+		// Those who get it call again: its write must never turn up, and it must not have acted.
+		if e.acted {
+			w.t.Fatal("an event that has passed the gate is said not to have happened")
+		}
 		if e.barrier > 0 && !slices.Contains(w.fates[e.incarnation][:e.barrier], refused) {
 			w.t.Fatal("an event that has proposed a segment is said not to have happened")
 		}
@@ -320,7 +420,7 @@ func (w *world) answered(e *waiting, err error) {
 			w.t.Fatalf("segment %d may be, or become, committed, and its event is said not to have happened: %v", e.seq, fates)
 		}
 	case fault.OutcomeUnknown:
-		if e.barrier > 0 {
+		if e.barrier > 0 || e.acted {
 			return // What is not known, or not to be undone, is of its barrier.
 		}
 		if !e.wrote || fates[e.seq-1] == committed || fates[e.seq-1] == readable {
@@ -332,7 +432,7 @@ func (w *world) answered(e *waiting, err error) {
 		}
 	case fault.ObjectReset:
 		if e.ended || !w.open(e) {
-			w.t.Fatal("an event that ran was said to have been reset in the mailbox, or before the reasons were durable (P2)")
+			w.t.Fatal("an event that returned was said to have been reset, or another before the reasons were durable (P2)")
 		}
 	default:
 		w.t.Fatalf("answered with %v", err)
@@ -347,6 +447,8 @@ func (w *world) finish() {
 		}
 		w.begin()
 		w.end()
+		w.want()
+		w.returned()
 		w.commit()
 		w.read()
 		w.confirm(false)

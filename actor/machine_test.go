@@ -23,7 +23,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //	wrote [sole]     the handler returned and has written: "propose 1"
 //	read [sole]      it returned and has not: "confirm 1", or nothing when it is answered at once
 //	barrier wrote, barrier read
+//	leave            the handler gives up its turn; "begin" may say "a resumes" from when it has
+//	want a           asked for it
+//	enter, exit      a critical section
 //	skip, panic      the event did not run; it ended its incarnation
+//	fail a           an event that need not have the turn ended its incarnation
+//	returned         the handler of an event that is over
 //	commit 1, readable 1, refuse 1 [unknown], confirmed 1 [lost], lose
 //	is               what the machine says of itself
 type life struct {
@@ -31,6 +36,7 @@ type life struct {
 	m           machine
 	incarnation uint64
 	barriers    []string
+	events      map[string]*event
 }
 
 func (l *life) do(command string) string {
@@ -64,12 +70,14 @@ func (l *life) do(command string) string {
 		}
 	case "begin", "fetch":
 		switch {
+		case l.m.resumable() != nil:
+			say("%s resumes", l.m.resume().call.Name)
 		case !l.m.runnable():
 			say("waits")
 		case l.m.alive:
-			say("%s runs", l.m.begin().Name)
+			say("%s runs", l.begin())
 		default:
-			say("%s loads", l.m.begin().Name)
+			say("%s loads", l.begin())
 			if words[0] == "begin" {
 				l.born()
 			}
@@ -77,13 +85,25 @@ func (l *life) do(command string) string {
 	case "born":
 		l.born()
 	case "wrote", "read":
-		gated(l.m.finish(Result{Body: []byte(l.m.running.Name)}, words[0] == "wrote", has("sole")))
+		gated(l.m.finish(Result{Body: []byte(l.m.running.call.Name)}, words[0] == "wrote", has("sole")))
 	case "barrier":
 		gated(l.m.barrier(func(err error) { l.barriers = append(l.barriers, "barrier="+outcome(err)) }, has("wrote"), has("sole")))
 	case "skip":
 		l.m.skip(fault.New(fault.ObjectTimeout, ""))
+	case "leave":
+		l.m.leave()
+	case "want":
+		l.m.want(l.events[words[1]])
+	case "enter":
+		l.m.enter()
+	case "exit":
+		l.m.exit()
+	case "returned":
+		l.m.returned()
 	case "panic":
-		gated(l.m.die(Result{Err: fault.New(fault.Panic, "")}, fault.New(fault.ObjectReset, ""), has("sole")))
+		gated(l.m.die(panicOf(l.m.running), has("sole")))
+	case "fail":
+		gated(l.m.die(panicOf(l.events[words[1]]), has("sole")))
 	case "commit":
 		l.m.commit(number())
 	case "readable":
@@ -110,9 +130,15 @@ func (l *life) do(command string) string {
 	default:
 		l.t.Fatalf("unknown command %q", command)
 	}
-	for _, a := range l.m.take() {
+	answers, ended := l.m.take()
+	for _, e := range ended {
+		if !e.over {
+			l.t.Fatalf("%s is told that it is over, and is not", e.call.Name)
+		}
+	}
+	for _, a := range answers {
 		switch {
-		case a.call == nil:
+		case a.barrier != nil:
 			a.barrier(a.result.Err)
 			out = append(out, l.barriers...)
 			l.barriers = nil
@@ -125,6 +151,20 @@ func (l *life) do(command string) string {
 	out = append(out, l.barriers...) // Those that were answered at once.
 	l.barriers = nil
 	return strings.Join(out, " ")
+}
+
+func (l *life) begin() string {
+	e := l.m.begin()
+	if l.events == nil {
+		l.events = make(map[string]*event)
+	}
+	l.events[e.call.Name] = e
+	return e.call.Name
+}
+
+func panicOf(e *event) death {
+	reset := fault.New(fault.ObjectReset, "")
+	return death{by: e, result: Result{Err: fault.New(fault.Panic, "")}, begun: reset, queued: reset}
 }
 
 func (l *life) born() {
@@ -328,30 +368,21 @@ func TestLifeOfAnObject(t *testing.T) {
 			{"refuse 2 unknown", ""},
 			{"is", "settled idle"},
 		},
-		"the event that runs when its incarnation ends is answered when it returns, and writes nothing": {
+		"the event that runs when its incarnation ends is answered, and forgotten": {
 			{"deliver a b c", ""},
 			{"begin", "a loads"},
 			{"wrote", "propose 1"},
 			{"begin", "b runs"},
-			{"refuse 1", "a=OWNER_CHANGED c=OWNER_CHANGED"},
-			{"is", "settled busy"},
+			{"refuse 1", "a=OWNER_CHANGED b=OWNER_CHANGED c=OWNER_CHANGED"},
+			{"is", "settled"},
 			{"deliver d", ""},
-			{"begin", "waits"},
-			{"barrier wrote", "barrier=OWNER_CHANGED"},
-			{"wrote", "b=OWNER_CHANGED"},
 			{"begin", "d loads"},
 			{"wrote", "propose 1"},
 			{"commit 1", "d=ok"},
-		},
-		"a panic in an incarnation that is over changes nothing of its answer": {
-			{"deliver a b", ""},
-			{"begin", "a loads"},
-			{"wrote", "propose 1"},
-			{"begin", "b runs"},
-			{"refuse 1", "a=OWNER_CHANGED"},
-			{"deliver c", ""},
-			{"panic", "b=OWNER_CHANGED"},
-			{"begin", "c loads"},
+			{"readable 1", ""},
+			{"is", "alive settled"},
+			{"returned", ""},
+			{"is", "alive settled idle"},
 		},
 		"an object is loaded again only when each of its segments is readable or refused": {
 			{"deliver a b c", ""},
@@ -412,8 +443,7 @@ func TestLifeOfAnObject(t *testing.T) {
 			{"begin", "c runs"},
 			{"read", "confirm 2"},
 			{"begin", "d runs"},
-			{"lose", "a=OWNER_CHANGED b=OUTCOME_UNKNOWN c=OWNER_CHANGED e=OWNER_CHANGED"},
-			{"wrote", "d=OWNER_CHANGED"},
+			{"lose", "a=OWNER_CHANGED b=OUTCOME_UNKNOWN c=OWNER_CHANGED d=OWNER_CHANGED e=OWNER_CHANGED"},
 			{"deliver f", "f=OWNER_CHANGED"},
 			{"begin", "waits"},
 		},
@@ -434,11 +464,9 @@ func TestLifeOfAnObject(t *testing.T) {
 		"an object that is lost while it is loaded has no effect (P1)": {
 			{"deliver a b", ""},
 			{"fetch", "a loads"},
-			{"lose", "b=OWNER_CHANGED"},
-			{"born", ""},
-			{"is", "settled busy"},
-			{"barrier wrote", "barrier=OWNER_CHANGED"},
-			{"wrote sole", "a=OWNER_CHANGED"},
+			{"lose", "a=OWNER_CHANGED b=OWNER_CHANGED"},
+			{"is", "settled"},
+			{"returned", ""},
 			{"is", "settled idle"},
 		},
 		"an event that does not run is answered and leaves its place to the next": {
@@ -475,15 +503,13 @@ func TestLifeOfAnObject(t *testing.T) {
 			{"deliver a", ""},
 			{"begin", "a loads"},
 			{"barrier wrote", "propose 1"},
-			{"refuse 1", "barrier=OWNER_CHANGED"},
-			{"wrote", "a=OWNER_CHANGED"},
+			{"refuse 1", "barrier=OWNER_CHANGED a=OWNER_CHANGED"},
 		},
 		"a barrier learns that the fate of its segment is not known": {
 			{"deliver a", ""},
 			{"begin", "a loads"},
 			{"barrier wrote", "propose 1"},
-			{"lose", "barrier=OUTCOME_UNKNOWN"},
-			{"barrier wrote", "barrier=OWNER_CHANGED"},
+			{"lose", "barrier=OUTCOME_UNKNOWN a=OUTCOME_UNKNOWN"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -563,15 +589,42 @@ func TestEventWithACommittedSegmentIsNotSaidNotToHaveRun(t *testing.T) {
 			{"begin", "a loads"},
 			{"barrier wrote", "propose 1"},
 			{"commit 1", "barrier=ok"},
-			{"lose", ""},
-			{"wrote", "a=OUTCOME_UNKNOWN"},
+			{"lose", "a=OUTCOME_UNKNOWN"},
 		},
 		"lost while the barrier's segment was in flight": {
 			{"deliver a", ""},
 			{"begin", "a loads"},
 			{"barrier wrote", "propose 1"},
-			{"lose", "barrier=OUTCOME_UNKNOWN"},
-			{"read", "a=OUTCOME_UNKNOWN"},
+			{"lose", "barrier=OUTCOME_UNKNOWN a=OUTCOME_UNKNOWN"},
+		},
+		"refused in flight, while another segment of the event is committed": {
+			{"deliver a", ""},
+			{"begin", "a loads"},
+			{"barrier wrote", "propose 1"},
+			{"commit 1", "barrier=ok"},
+			{"barrier wrote", "propose 2"},
+			{"refuse 2", "barrier=OWNER_CHANGED a=OUTCOME_UNKNOWN"},
+		},
+		"lost after it has passed the gate and may have acted": {
+			{"deliver a", ""},
+			{"begin", "a loads"},
+			{"barrier read", "confirm 1"},
+			{"confirmed 1", "barrier=ok"},
+			{"lose", "a=OUTCOME_UNKNOWN"},
+		},
+		"what it may have done before is not undone by the refusal of what it wrote": {
+			{"deliver a", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"wrote", "propose 1"},
+			{"refuse 1", "a=OUTCOME_UNKNOWN"},
+		},
+		"not confirmed after it has passed the gate": {
+			{"deliver a", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"read", "confirm 1"},
+			{"confirmed 1 lost", "a=OUTCOME_UNKNOWN"},
 		},
 		"its last segment refused": {
 			{"deliver a", ""},
@@ -612,7 +665,7 @@ func TestMailboxRefusesMoreEventsThanItsBound(t *testing.T) {
 	if err := m.deliver(&Call{}); fault.ReasonOf(err) != fault.Overloaded {
 		t.Errorf("event over the bound: %v", err)
 	}
-	if got := m.take(); len(got) != 0 {
+	if got, _ := m.take(); len(got) != 0 {
 		t.Errorf("a refused event is answered by who delivered it, not by the machine: %d answers", len(got))
 	}
 }
@@ -640,4 +693,202 @@ func TestMailboxRefusesMoreBytesThanItsBound(t *testing.T) {
 	if m.mailboxBytes != 0 || len(m.mailbox) != 0 {
 		t.Errorf("a refused mailbox still has %d events, %d bytes", len(m.mailbox), m.mailboxBytes)
 	}
+}
+
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	for name, steps := range map[string][]step{
+		"others run while an event has given up its turn, and see what it wrote (P4)": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"barrier wrote", "propose 1"},
+			{"begin", "waits"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"commit 1", "barrier=ok"},
+			{"wrote", "propose 2"},
+			{"want a", ""},
+			{"begin", "a resumes"},
+			{"read", "confirm 1"},
+			{"commit 2", "b=ok"},
+			{"confirmed 1", "a=ok"},
+			{"readable 2", ""},
+			{"is", "alive settled idle"},
+		},
+		"an event that has given up its turn keeps the object in memory, and does not hold up a move": {
+			{"deliver a", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"is", "alive settled"},
+			{"want a", ""},
+			{"is", "alive settled"},
+			{"begin", "a resumes"},
+			{"is", "alive settled busy"},
+		},
+		"turns come back in the order in which they are asked for, before what has not begun": {
+			{"deliver a b c d", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "c runs"},
+			{"want b", ""},
+			{"want a", ""},
+			{"begin", "waits"},
+			{"read sole", "c=ok"},
+			{"begin", "b resumes"},
+			{"begin", "waits"},
+			{"read sole", "b=ok"},
+			{"begin", "a resumes"},
+			{"read sole", "a=ok"},
+			{"begin", "d runs"},
+		},
+		"an event may give up its turn again and again": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"barrier wrote", "propose 1"},
+			{"leave", ""},
+			{"commit 1", "barrier=ok"},
+			{"want a", ""},
+			{"begin", "a resumes"},
+			{"barrier wrote", "propose 2"},
+			{"leave", ""},
+			{"commit 2", "barrier=ok"},
+			{"want a", ""},
+			{"begin", "a resumes"},
+			{"wrote", "propose 3"},
+			{"refuse 3", "a=OUTCOME_UNKNOWN b=OWNER_CHANGED"},
+		},
+		"a panic resets those that have given up their turn (P2)": {
+			{"deliver a b c", ""},
+			{"begin", "a loads"},
+			{"barrier wrote", "propose 1"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"panic", "confirm 1"},
+			{"commit 1", "barrier=ok"},
+			{"confirmed 1", "b=PANIC a=OBJECT_RESET c=OBJECT_RESET"},
+			{"readable 1", ""},
+			{"deliver d", ""},
+			{"begin", "d loads"},
+			{"returned", ""},
+			{"returned", ""},
+			{"read sole", "d=ok"},
+			{"is", "alive settled idle"},
+		},
+		"one that waits to have its turn back is over with the others": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"want a", ""},
+			{"panic sole", "b=PANIC a=OBJECT_RESET"},
+			{"begin", "waits"},
+		},
+		"an event that is reset behind a segment that is refused may have acted": {
+			{"deliver a b c", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"wrote", "propose 1"},
+			{"begin", "c runs"},
+			{"panic", "confirm 1"},
+			{"refuse 1", "b=OWNER_CHANGED c=OWNER_CHANGED a=OUTCOME_UNKNOWN"},
+		},
+		"lost ownership ends those that have given up their turn; who has not got through the gate calls again (P1)": {
+			{"deliver a b c d", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"barrier wrote", "propose 1"},
+			{"leave", ""},
+			{"begin", "c runs"},
+			{"barrier read", "confirm 1"},
+			{"leave", ""},
+			{"want a", ""},
+			{"lose", "barrier=OUTCOME_UNKNOWN barrier=OWNER_CHANGED a=OUTCOME_UNKNOWN b=OUTCOME_UNKNOWN c=OWNER_CHANGED d=OWNER_CHANGED"},
+			{"begin", "waits"},
+			{"commit 1", ""},
+			{"readable 1", ""},
+			{"is", "settled"},
+		},
+		"a refused segment ends those that have given up their turn": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"barrier wrote", "propose 1"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"refuse 1", "barrier=OWNER_CHANGED b=OWNER_CHANGED a=OWNER_CHANGED"},
+			{"is", "settled"},
+		},
+		"nobody else has the turn in a critical section": {
+			{"deliver a b c", ""},
+			{"begin", "a loads"},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "b runs"},
+			{"enter", ""},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"want a", ""},
+			{"begin", "waits"},
+			{"want b", ""},
+			{"begin", "b resumes"},
+			{"enter", ""},
+			{"exit", ""},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "waits"},
+			{"want b", ""},
+			{"begin", "b resumes"},
+			{"exit", ""},
+			{"begin", "waits"},
+			{"read sole", "b=ok"},
+			{"begin", "a resumes"},
+			{"read sole", "a=ok"},
+			{"begin", "c runs"},
+		},
+		"a critical section that fails, or takes too long, is over": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"enter", ""},
+			{"barrier read sole", "barrier=ok"},
+			{"leave", ""},
+			{"begin", "waits"},
+			{"fail a sole", "a=PANIC b=OBJECT_RESET"},
+			{"deliver c", ""},
+			{"begin", "c loads"},
+			{"read sole", "c=ok"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			(&life{t: t}).play(steps)
+		})
+	}
+}
+
+func TestEventsWaitWhenTooManyHandlersHaveNotReturned(t *testing.T) {
+	t.Parallel()
+	l := &life{t: t}
+	for range HandlersMax {
+		l.play([]step{{"deliver a", ""}, {"begin", map[bool]string{true: "a runs", false: "a loads"}[l.m.alive]}, {"barrier read sole", "barrier=ok"}, {"leave", ""}})
+	}
+	l.play([]step{
+		{"deliver b", ""},
+		{"begin", "waits"},
+		{"want a", ""},
+		{"begin", "a resumes"},
+		{"read sole", "a=ok"},
+		{"begin", "b runs"},
+		{"read sole", "b=ok"},
+	})
+	l.do("fail a sole") // The others have not returned, although their incarnation is over.
+	l.play([]step{{"deliver c", ""}, {"begin", "c loads"}, {"barrier read sole", "barrier=ok"}, {"leave", ""}, {"deliver d", ""}, {"begin", "waits"}, {"returned", ""}, {"begin", "d runs"}})
 }

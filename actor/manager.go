@@ -325,7 +325,7 @@ func (m *Manager) evictIdle(s *shard, now time.Time) {
 	defer s.mu.Unlock()
 	for ref, o := range s.objects {
 		o.mu.Lock()
-		if !o.running && o.m.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
+		if !o.looking && o.m.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
 			delete(s.objects, ref)
 			m.counters.evictions.Add(1)
 		}
@@ -345,7 +345,7 @@ func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.running && o.m.idle() {
+	if !o.looking && o.m.idle() {
 		delete(s.objects, ref)
 		m.counters.evictions.Add(1)
 	} else {

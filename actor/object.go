@@ -2,10 +2,6 @@ package actor
 
 import (
 	"errors"
-	"fmt"
-	"log/slog"
-	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -19,9 +15,9 @@ import (
 	"github.com/holdfast-io/holdfast/storage"
 )
 
-// object is one object in memory: its machine and writes under a lock, and the instance of the
-// class. It implements Settler and Confirmer. While it has events to run, one goroutine runs them;
-// when it has none there is no goroutine.
+// object is one object on its owner: its machine and writes under a lock. It implements Settler and
+// Confirmer. While it has events to run, one goroutine runs them; when it has none, and no handler
+// that has given up its turn, there is no goroutine.
 type object struct {
 	shard *shard
 	class *Class
@@ -30,41 +26,59 @@ type object struct {
 	mu       sync.Mutex
 	m        machine
 	w        writeSet
-	running  bool  // a runner is at work
-	counted  bool  // in shard.busy
-	charged  int   // bytes of the write set that count as the node's
-	lastUsed int64 // Unix nanoseconds
-	evict    bool  // as soon as it is idle
-
-	// Of the turn: touched only by the runner.
-	state     *State
-	impl      any
-	exists    bool // the record is there, with what is in flight
-	nameless  bool // the record has no name
-	commitSeq uint64
+	now      *incarnation // the living one
+	looking  bool         // a runner is about to see what runs next
+	counted  bool         // in shard.busy
+	charged  int          // bytes of the write set that count as the node's
+	lastUsed int64        // Unix nanoseconds
+	evict    bool         // as soon as it is idle
 }
 
-// unlock is how every change of the machine ends: it starts a runner if there is something to run,
-// keeps the shard's count of busy objects, and answers who is to be answered, without the lock.
+// unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
+// the shard's count of busy objects, and tells who is to be told, without the lock.
 func (o *object) unlock() {
+	answers, ended := o.m.take()
+	why := o.m.why
+	o.bury(ended)
 	start := false
-	if !o.running && o.ready() {
+	if !o.looking && o.ready() {
 		// The count is raised before the pause is looked at, so that a pause that begins now either
 		// stops this start or waits for it.
 		o.count(true)
-		if start = !o.shard.paused.Load(); start {
-			o.running = true
+		switch paused := o.shard.paused.Load(); {
+		case paused:
+		case o.m.resumable() != nil:
+			o.m.resume().wake()
+		default:
+			start, o.looking = true, true
 		}
 	}
-	o.count(o.running || o.m.busy())
+	o.count(o.looking || o.m.busy())
 	o.charge()
-	answers := o.m.take()
 	o.mu.Unlock()
+	for _, e := range ended {
+		e.end(why)
+	}
 	o.send(answers)
 	if start {
 		o.shard.manager.spawn(o)
 	}
 	o.shard.checkDrained()
+}
+
+// bury ends the incarnation that the machine has ended, and wakes its handlers that wait for their
+// turn.
+func (o *object) bury(ended []*event) {
+	if o.now != nil && !o.m.alive {
+		o.now.over, o.now = o.m.why, nil
+		o.w.discardOpen()
+	}
+	if o.m.lost {
+		o.w = writeSet{}
+	}
+	for _, e := range ended {
+		e.wake()
+	}
 }
 
 // charge keeps the node's count of the bytes that wait in mailboxes and write sets.
@@ -75,8 +89,10 @@ func (o *object) charge() {
 	}
 }
 
-// ready says that an event could begin, but for a pause.
-func (o *object) ready() bool { return o.m.runnable() && o.w.bytes() <= UnflushedBytesMax }
+// ready says that an event could begin, or have its turn back, but for a pause.
+func (o *object) ready() bool {
+	return (o.m.runnable() || o.m.resumable() != nil) && o.w.bytes() <= UnflushedBytesMax
+}
 
 func (o *object) count(busy bool) {
 	if busy == o.counted {
@@ -92,89 +108,63 @@ func (o *object) count(busy bool) {
 
 func (o *object) send(answers []answer) {
 	for _, a := range answers {
-		if a.call != nil {
-			o.shard.manager.done(a.call, a.result)
-		} else {
+		if a.barrier != nil {
 			a.barrier(a.result.Err)
+		} else {
+			o.shard.manager.done(a.call, a.result)
 		}
 	}
 }
 
-// run runs events until there is none to run.
+// run runs events until there is none to begin. Whoever wants its turn back goes first, in its own
+// goroutine.
 func (o *object) run() {
 	for {
 		o.mu.Lock()
-		if !o.ready() || o.shard.paused.Load() {
-			o.running = false
+		o.looking = false
+		if o.m.resumable() != nil || !o.ready() || o.shard.paused.Load() {
 			o.lastUsed = time.Now().UnixNano()
-			if o.m.lost {
-				o.w = writeSet{}
-			}
 			o.unlock()
 			return
 		}
-		call := o.m.begin()
-		alive := o.m.alive
+		e, inc := o.m.begin(), o.now
 		o.mu.Unlock()
-		o.event(call, alive)
-	}
-}
-
-// event runs one event and closes its segment.
-func (o *object) event(call *Call, alive bool) {
-	if err := expired(call); err != nil {
-		o.skip(err)
-		return
-	}
-	if !alive {
-		if err := o.load(); err != nil {
-			o.skip(o.unreadable(err))
+		if !o.event(e, inc) {
 			return
 		}
 	}
-	if call.Named && o.state.name == nil { // Until now it was only ever called by id.
-		o.state.name = cloneName(call)
-	}
-	result, reset := o.handle(call)
-	if reset != nil {
-		o.reset(result, reset)
-		return
-	}
-	seg, err := o.close(func(wrote, sole bool) gate { return o.m.finish(result, wrote, sole) })
-	if err != nil {
-		o.reset(Result{Err: err}, errOwnerChanged())
-		return
-	}
-	o.propose(seg)
-	o.afterTurn()
 }
 
-// reset ends the incarnation with the running event: its open segment is dropped.
-func (o *object) reset(result Result, queued error) {
-	o.mu.Lock()
-	o.w.discardOpen()
-	o.mu.Unlock()
-	// With nothing open there is nothing to propose, and nothing that fails.
-	_, _ = o.close(func(_, sole bool) gate { return o.m.die(result, queued, sole) })
-	o.state, o.impl = nil, nil
-	o.shard.manager.counters.resets.Add(1)
-	o.afterTurn()
+// event runs one event, in inc or a new incarnation, and closes its last segment. It says whether
+// the caller may look for the next: when the event is over, somebody else does.
+func (o *object) event(e *event, inc *incarnation) bool {
+	if err := expired(e.call); err != nil {
+		return o.finish(e, func() { o.m.skip(err) })
+	}
+	if inc == nil {
+		var err error
+		if inc, err = o.load(e); err != nil {
+			err = o.unreadable(err)
+			return o.finish(e, func() { o.m.skip(err) })
+		}
+	}
+	if inc != nil {
+		inc.run(e)
+	}
+	return o.finish(e, func() {})
 }
 
-// afterTurn sends what the turn has answered; the runner goes on.
-func (o *object) afterTurn() {
+// finish takes note that the event's handler has returned.
+func (o *object) finish(e *event, alive func()) bool {
 	o.mu.Lock()
-	answers := o.m.take()
-	o.mu.Unlock()
-	o.send(answers)
-}
-
-func (o *object) skip(err error) {
-	o.mu.Lock()
-	o.m.skip(err)
-	answers := o.m.take()
-	o.mu.Unlock()
-	o.send(answers)
+	defer o.unlock()
+	if e.over {
+		o.m.returned()
+		return false
+	}
+	o.looking = true
+	alive()
+	return true
 }
 
 // unreadable reports a store that is damaged, and returns what is told instead of what was to be read.
@@ -195,79 +185,6 @@ func expired(call *Call) error {
 		return status.FromContextError(cause).Err()
 	}
 	return nil
-}
-
-// load begins a new incarnation: every segment of the last one is readable or dead, so the store
-// has all there is.
-func (o *object) load() error {
-	r := o.reader()
-	raw, exists, err := r.Get(storage.KindFence, nil)
-	if err != nil {
-		return fmt.Errorf("load object: %w", err)
-	}
-	var fence storage.Fence
-	if exists {
-		if fence, err = storage.DecodeFence(raw); err != nil {
-			return fmt.Errorf("load object: %w", err)
-		}
-	}
-	state := &State{o: o, storage: Storage{o}}
-	if exists {
-		raw, ok, err := r.Get(storage.KindRecord, nil)
-		if err != nil {
-			return fmt.Errorf("load object: %w", err)
-		}
-		if ok {
-			record, err := storage.DecodeRecord(raw)
-			if err != nil {
-				return fmt.Errorf("load object: %w", err)
-			}
-			state.name = record.Name
-		}
-	}
-	o.shard.manager.clock.observe(fence.Time)
-	o.nameless = exists && state.name == nil
-	o.state, o.impl, o.exists, o.commitSeq = state, nil, exists, fence.CommitSequence
-	o.mu.Lock()
-	o.w = writeSet{}
-	o.m.born(o.shard.term.Load(), o.shard.incarnations.Add(1))
-	o.mu.Unlock()
-	o.shard.manager.counters.activations.Add(1)
-	return nil
-}
-
-// handle calls the class. reset is not nil when the incarnation is over: what those that wait
-// behind this event are told.
-func (o *object) handle(call *Call) (result Result, reset error) {
-	ctx := newEventContext(o.shard.manager.ctx, call)
-	defer ctx.close()
-	defer func() {
-		p := recover()
-		if p == nil {
-			return
-		}
-		if a, ok := p.(abortError); ok {
-			err := fault.New(fault.ObjectReset, "the object was reset: %s", a.reason)
-			result, reset = Result{Err: err}, err
-			return
-		}
-		o.state.Logger().Error("handler panicked", slog.String("method", call.Method), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
-		result = Result{Err: fault.New(fault.Panic, "%s of class %s panicked: %v; the object was reset", call.Method, o.class.Name, p)}
-		reset = fault.New(fault.ObjectReset, "the object was reset because an event before this one panicked; this one did not run")
-	}()
-	method, ok := o.class.methods[call.Method]
-	if !ok {
-		return Result{Err: o.unknownMethod(call.Method)}, nil
-	}
-	if o.impl == nil {
-		o.impl = o.class.construct(o.state)
-	}
-	reply, err := method.Handler(o.impl, ctx, func(into any) error { return decodeRequest(call, into) }, nil)
-	if err != nil {
-		return Result{Err: ownError(err)}, nil
-	}
-	body, err := encodeReply(call, reply)
-	return Result{Body: body, Err: err}, nil
 }
 
 // ownError is what a handler returned, as its own. When it passes on what another call was refused
@@ -333,186 +250,7 @@ func encodeReply(call *Call, reply any) ([]byte, error) {
 	return body, nil
 }
 
-// close closes the open segment and puts its event, or barrier, at the output gate. It returns
-// what is to be proposed, if anything is.
-func (o *object) close(wait func(wrote, sole bool) gate) (*storage.Segment, error) {
-	record, wrote, err := o.recordOps()
-	if err != nil {
-		return nil, err
-	}
-	log := o.shard.manager.log
-	sole := !wrote && log.ConfirmNow(o.shard.id, o.m.term)
-	o.mu.Lock()
-	if !wrote {
-		o.w.discardOpen()
-	}
-	g := wait(wrote, sole)
-	token, term := o.m.token, o.m.term
-	var seg *storage.Segment
-	switch g {
-	case gatePropose:
-		o.commitSeq++
-		ops := o.w.closeSegment(o.m.seq)
-		seg = &storage.Segment{
-			Object: o.ref, Term: term, Incarnation: o.m.incarnation, Sequence: o.m.seq,
-			CommitSequence: o.commitSeq, Time: o.shard.manager.clock.now(), Ops: append(slices.Clip(ops), record...),
-		}
-	case gateNone, gateConfirm:
-		o.w.discardOpen() // The incarnation is over, or there is nothing in it.
-	}
-	o.mu.Unlock()
-	if g == gateConfirm {
-		log.Confirm(o.shard.id, term, o, token)
-	}
-	return seg, nil
-}
-
-func (o *object) propose(seg *storage.Segment) {
-	if seg != nil {
-		o.shard.manager.log.Propose(o.shard.id, seg, o)
-	}
-}
-
-// recordOps says what the open segment does to the object's record, and whether the segment writes
-// anything at all. An object exists while it has data: its first write makes the record, and when
-// the last key goes so does the record.
-func (o *object) recordOps() ([]storage.Op, bool, error) {
-	// Only the turn writes into the open segment: reading it here needs no lock.
-	ops := o.w.ops
-	if len(ops) == 0 {
-		return nil, false, nil
-	}
-	if o.shard.full.Load() {
-		return nil, false, o.errFull()
-	}
-	sets, deletes := 0, 0
-	for i := range ops {
-		if ops[i].Op == storage.OpSet {
-			sets++
-		} else {
-			deletes++
-		}
-	}
-	empty := false
-	if deletes > 0 {
-		var err error
-		if empty, err = o.isEmpty(); err != nil {
-			return nil, false, err
-		}
-	}
-	switch {
-	case empty && !o.exists, !o.exists && sets == 0:
-		return nil, false, nil // Nothing was there, and nothing is.
-	case empty:
-		o.exists = false
-		return []storage.Op{{Op: storage.OpDelete, Kind: storage.KindRecord}}, true, nil
-	case !o.exists, o.nameless && o.state.name != nil:
-		o.exists, o.nameless = true, o.state.name == nil
-		raw, err := storage.Record{Name: o.state.name, Class: o.class.Name}.Encode()
-		if err != nil {
-			return nil, false, err
-		}
-		return []storage.Op{{Op: storage.OpSet, Kind: storage.KindRecord, Value: raw}}, true, nil
-	}
-	return nil, true, nil
-}
-
-// errFull refuses what an event wrote, before anything of it is proposed.
-func (o *object) errFull() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.m.proposed != 0 { // What it confirmed earlier stays.
-		return fault.New(fault.ObjectReset, "the object was reset: the disks that keep it are nearly full; what this event wrote since its last Confirm was not made")
-	}
-	return fault.New(fault.DiskFull, "the disks that keep the object are nearly full, and the call was not made: make room, or add nodes; 'holdfast status' says which")
-}
-
-func (o *object) isEmpty() (bool, error) {
-	empty := true
-	err := (&Storage{o}).list(ListOptions{Limit: 1}, func(Entry, error) bool {
-		empty = false
-		return false
-	})
-	return empty, err
-}
-
-// barrier is State.Confirm: it closes the segment that the running event has written so far.
-func (o *object) barrier(fn func(error)) error {
-	if err := o.turn(); err != nil {
-		return err
-	}
-	seg, err := o.close(func(wrote, sole bool) gate { return o.m.barrier(fn, wrote, sole) })
-	if err != nil {
-		return err
-	}
-	o.propose(seg)
-	o.afterTurn()
-	return nil
-}
-
-// turn says whether the object's storage may be used now.
-func (o *object) turn() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.turnLocked()
-}
-
-func (o *object) turnLocked() error {
-	switch {
-	case o.m.running == nil:
-		return ErrNoTurn
-	case o.m.doom != nil:
-		return o.m.doom
-	}
-	return nil
-}
-
 func (o *object) reader() storage.ObjectReader { return o.shard.manager.log.Reader(o.shard.id, o.ref) }
-
-// get reads a key through what is not yet in the store.
-func (o *object) get(key string) ([]byte, bool, error) {
-	o.mu.Lock()
-	if err := o.turnLocked(); err != nil {
-		o.mu.Unlock()
-		return nil, false, err
-	}
-	v, exists, known := o.w.get(key)
-	version := o.w.version
-	o.mu.Unlock()
-	if known {
-		return v, exists, nil
-	}
-	v, exists, err := o.reader().Get(storage.KindKV, []byte(key))
-	if err != nil {
-		return nil, false, o.unreadable(err)
-	}
-	o.mu.Lock()
-	o.w.remember(key, v, exists, version)
-	o.mu.Unlock()
-	return v, exists, nil
-}
-
-func (o *object) write(op storage.Op) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err := o.turnLocked(); err != nil {
-		return err
-	}
-	err := o.w.add(op)
-	o.charge()
-	return err
-}
-
-// overlay returns what lies over the store in [lo, hi).
-func (o *object) overlay(lo, hi []byte) ([]overlaid, []rangeDelete, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err := o.turnLocked(); err != nil {
-		return nil, nil, err
-	}
-	over, hidden := o.w.view(lo, hi)
-	return over, hidden, nil
-}
 
 // Committed implements Settler.
 func (o *object) Committed(seq uint64) {
@@ -547,14 +285,5 @@ func (o *object) Confirmed(token uint64, err error) {
 func (o *object) lose() {
 	o.mu.Lock()
 	o.m.lose()
-	running := o.m.running
-	if !o.running {
-		o.w = writeSet{} // Else it is the runner's.
-	}
 	o.unlock()
-	if running != nil {
-		running.Cancel(errSuperseded)
-	}
 }
-
-var errSuperseded = errors.New("this node no longer owns the object")

@@ -1,7 +1,6 @@
 package actor
 
 import (
-	"errors"
 	"iter"
 
 	"github.com/holdfast-io/holdfast/fault"
@@ -9,17 +8,13 @@ import (
 	"github.com/holdfast-io/holdfast/storage/value"
 )
 
-// ErrNoTurn says that storage was used when no event of the object was running: by a goroutine
-// that outlived its event, for instance.
-var ErrNoTurn = errors.New("the object's storage can only be used while one of its events runs")
-
 // Storage is an object's private, durable, ordered map from keys to values. Writes are seen at once
 // by the object, and become durable together when its event ends; nothing that depends on them
 // gets out before. The writes of an event that panics never were.
 //
 // Keys are ordered by their bytes. Values are CBOR items: Get and Put encode and decode them. It is
 // for the running event's goroutine, and safe to share with others that the event waits for.
-type Storage struct{ o *object }
+type Storage struct{ o *incarnation }
 
 // Get reads the value of a key into a T; false when there is none. T is whatever CBOR can hold:
 // numbers, strings, byte slices, slices, maps, structs, or a pointer to a protobuf message.

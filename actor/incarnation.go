@@ -1,0 +1,318 @@
+package actor
+
+import (
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// incarnation is one life of an object in memory: the instance of its class, and what the store
+// said when it was loaded.
+type incarnation struct {
+	*object
+
+	term, number uint64
+	state        *State
+
+	// code is held by the handler whose code runs, and so guards what the class keeps in memory. The
+	// turn sees to it that nobody waits for it; when the incarnation is over there are no turns, and
+	// it keeps apart those handlers that have not returned.
+	code sync.Mutex
+
+	// Of the turn.
+	impl      any
+	exists    bool // the record is there, with what is in flight
+	nameless  bool // the record has no name
+	commitSeq uint64
+
+	// over is why it has ended, if it has. Guarded by object.mu.
+	over error
+}
+
+// load begins a new incarnation for an event: every segment of the last one is readable or dead, so
+// the store has all there is. It returns nil when the event is over.
+func (o *object) load(e *event) (*incarnation, error) {
+	r := o.reader()
+	raw, exists, err := r.Get(storage.KindFence, nil)
+	if err != nil {
+		return nil, fmt.Errorf("load object: %w", err)
+	}
+	var fence storage.Fence
+	if exists {
+		if fence, err = storage.DecodeFence(raw); err != nil {
+			return nil, fmt.Errorf("load object: %w", err)
+		}
+	}
+	inc := &incarnation{object: o, exists: exists, commitSeq: fence.CommitSequence}
+	inc.state = &State{o: inc, storage: Storage{inc}}
+	if exists {
+		raw, ok, err := r.Get(storage.KindRecord, nil)
+		if err != nil {
+			return nil, fmt.Errorf("load object: %w", err)
+		}
+		if ok {
+			record, err := storage.DecodeRecord(raw)
+			if err != nil {
+				return nil, fmt.Errorf("load object: %w", err)
+			}
+			inc.state.name = record.Name
+		}
+	}
+	inc.nameless = exists && inc.state.name == nil
+	o.shard.manager.clock.observe(fence.Time)
+	inc.term, inc.number = o.shard.term.Load(), o.shard.incarnations.Add(1)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if e.over {
+		return nil, nil //nolint:nilnil // documented
+	}
+	o.w, o.now = writeSet{}, inc
+	o.m.born(inc.term, inc.number)
+	o.shard.manager.counters.activations.Add(1)
+	return inc, nil
+}
+
+// run runs an event's handler and closes its last segment.
+func (i *incarnation) run(e *event) {
+	if e.call.Named && i.state.name == nil { // Until now it was only ever called by id.
+		i.state.name = cloneName(e.call)
+	}
+	result, ok := i.handle(e)
+	if !ok {
+		return
+	}
+	err := i.close(e, func(wrote, sole bool) gate {
+		i.looking = true
+		return i.m.finish(result, wrote, sole)
+	})
+	if err != nil {
+		i.die(death{by: e, result: Result{Err: err}, begun: errOwnerChanged(), queued: errOwnerChanged()})
+	}
+}
+
+// handle calls the class. It returns false when the event is over.
+func (i *incarnation) handle(e *event) (result Result, ok bool) {
+	ctx := newEventContext(i.shard.manager.ctx, e.call)
+	defer ctx.close()
+	i.code.Lock()
+	defer i.code.Unlock()
+	defer func() {
+		if p := recover(); p != nil {
+			i.panicked(e, p)
+		}
+	}()
+	method, ok := i.class.methods[e.call.Method]
+	if !ok {
+		return Result{Err: i.unknownMethod(e.call.Method)}, true
+	}
+	if i.impl == nil {
+		impl := i.class.construct(i.state)
+		if err := i.initialize(e, impl); err != nil {
+			return Result{}, false // It is over.
+		}
+		i.impl = impl
+	}
+	reply, err := method.Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
+	if err != nil {
+		return Result{Err: ownError(err)}, true
+	}
+	body, err := encodeReply(e.call, reply)
+	return Result{Body: body, Err: err}, true
+}
+
+// panicked ends the incarnation because an event's handler panicked.
+func (i *incarnation) panicked(e *event, p any) {
+	if _, ok := p.(abortError); ok {
+		return
+	}
+	method := e.call.Method
+	i.state.Logger().Error("handler panicked", slog.String("method", method), slog.Any("panic", p), slog.String("stack", string(debug.Stack())))
+	i.die(death{
+		by:     e,
+		result: Result{Err: fault.New(fault.Panic, "%s of class %s panicked: %v; the object was reset", method, i.class.Name, p)},
+		begun:  fault.New(fault.ObjectReset, "the object was reset because another event panicked while this one had given up its turn; call again if what it does may be done twice"),
+		queued: fault.New(fault.ObjectReset, "the object was reset because an event before this one panicked; this one did not run"),
+	})
+}
+
+// die ends the incarnation, if it is not over yet.
+func (i *incarnation) die(d death) {
+	log := i.shard.manager.log
+	sole := log.ConfirmNow(i.shard.id, i.term)
+	i.mu.Lock()
+	if i.over != nil {
+		i.mu.Unlock()
+		return
+	}
+	g := i.m.die(d, sole)
+	token := i.m.token
+	i.shard.manager.counters.resets.Add(1)
+	i.unlock()
+	if g == gateConfirm {
+		log.Confirm(i.shard.id, i.term, i.object, token)
+	}
+}
+
+// close closes the open segment of the event that has the turn and puts the event, or a barrier, at
+// the output gate. An error says that it did not.
+func (i *incarnation) close(e *event, wait func(wrote, sole bool) gate) error {
+	record, wrote, err := i.recordOps()
+	log := i.shard.manager.log
+	sole := err == nil && !wrote && log.ConfirmNow(i.shard.id, i.term)
+	i.mu.Lock()
+	switch {
+	case e.over:
+		err = i.over
+	case err == nil && wrote && i.shard.full.Load():
+		err = errFull(e)
+	}
+	if err != nil {
+		i.mu.Unlock()
+		return err
+	}
+	if !wrote {
+		i.w.discardOpen()
+	}
+	g := wait(wrote, sole)
+	token := i.m.token
+	var seg *storage.Segment
+	if g == gatePropose {
+		i.commitSeq++
+		ops := i.w.closeSegment(i.m.seq)
+		seg = &storage.Segment{
+			Object: i.ref, Term: i.term, Incarnation: i.number, Sequence: i.m.seq,
+			CommitSequence: i.commitSeq, Time: i.shard.manager.clock.now(), Ops: append(slices.Clip(ops), record...),
+		}
+	}
+	i.mu.Unlock()
+	switch g {
+	case gatePropose:
+		log.Propose(i.shard.id, seg, i.object)
+	case gateConfirm:
+		log.Confirm(i.shard.id, i.term, i.object, token)
+	case gateNone:
+	}
+	return nil
+}
+
+// errFull refuses what an event wrote, before anything of it is proposed.
+func errFull(e *event) error {
+	if e.proposed != 0 || e.acted { // That stays.
+		return fault.New(fault.ObjectReset, "the object was reset: the disks that keep it are nearly full; what this event wrote since its last Confirm or Yield was not made")
+	}
+	return fault.New(fault.DiskFull, "the disks that keep the object are nearly full, and the call was not made: make room, or add nodes; 'holdfast status' says which")
+}
+
+// recordOps says what the open segment does to the object's record, and whether the segment writes
+// anything at all. An object exists while it has data: its first write makes the record, and when
+// the last key goes so does the record.
+func (i *incarnation) recordOps() ([]storage.Op, bool, error) {
+	i.mu.Lock()
+	ops := i.w.ops
+	i.mu.Unlock()
+	if len(ops) == 0 {
+		return nil, false, nil
+	}
+	sets, deletes := 0, 0
+	for n := range ops {
+		if ops[n].Op == storage.OpSet {
+			sets++
+		} else {
+			deletes++
+		}
+	}
+	empty := false
+	if deletes > 0 {
+		var err error
+		if empty, err = i.isEmpty(); err != nil {
+			return nil, false, err
+		}
+	}
+	switch {
+	case empty && !i.exists, !i.exists && sets == 0:
+		return nil, false, nil // Nothing was there, and nothing is.
+	case empty:
+		i.exists = false
+		return []storage.Op{{Op: storage.OpDelete, Kind: storage.KindRecord}}, true, nil
+	case !i.exists, i.nameless && i.state.name != nil:
+		i.exists, i.nameless = true, i.state.name == nil
+		raw, err := storage.Record{Name: i.state.name, Class: i.class.Name}.Encode()
+		if err != nil {
+			return nil, false, err
+		}
+		return []storage.Op{{Op: storage.OpSet, Kind: storage.KindRecord, Value: raw}}, true, nil
+	}
+	return nil, true, nil
+}
+
+func (i *incarnation) isEmpty() (bool, error) {
+	empty := true
+	err := i.state.storage.list(ListOptions{Limit: 1}, func(Entry, error) bool {
+		empty = false
+		return false
+	})
+	return empty, err
+}
+
+// turn says whether the object's storage may be used now. The caller holds the lock.
+func (i *incarnation) turn() error {
+	switch {
+	case i.over != nil:
+		return i.over
+	case i.m.running == nil:
+		return ErrNoTurn
+	}
+	return nil
+}
+
+// get reads a key through what is not yet in the store.
+func (i *incarnation) get(key string) ([]byte, bool, error) {
+	i.mu.Lock()
+	if err := i.turn(); err != nil {
+		i.mu.Unlock()
+		return nil, false, err
+	}
+	v, exists, known := i.w.get(key)
+	version := i.w.version
+	i.mu.Unlock()
+	if known {
+		return v, exists, nil
+	}
+	v, exists, err := i.reader().Get(storage.KindKV, []byte(key))
+	if err != nil {
+		return nil, false, i.unreadable(err)
+	}
+	i.mu.Lock()
+	if i.over == nil {
+		i.w.remember(key, v, exists, version)
+	}
+	i.mu.Unlock()
+	return v, exists, nil
+}
+
+func (i *incarnation) write(op storage.Op) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.turn(); err != nil {
+		return err
+	}
+	err := i.w.add(op)
+	i.charge()
+	return err
+}
+
+// overlay returns what lies over the store in [lo, hi).
+func (i *incarnation) overlay(lo, hi []byte) ([]overlaid, []rangeDelete, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := i.turn(); err != nil {
+		return nil, nil, err
+	}
+	over, hidden := i.w.view(lo, hi)
+	return over, hidden, nil
+}
