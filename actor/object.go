@@ -34,7 +34,9 @@ type object struct {
 	counted  bool  // in shard.busy
 	charged  int   // bytes of the write set that count as the node's
 	lastUsed int64 // Unix nanoseconds
-	evict    bool  // as soon as it is idle
+	requests requestLog
+	indexed  int  // bytes of requests that count as the node's
+	evict    bool // as soon as it is idle
 
 	// Of the turn: touched only by the runner.
 	state     *State
@@ -73,6 +75,21 @@ func (o *object) charge() {
 		o.shard.manager.queued.Add(int64(bytes - o.charged))
 		o.charged = bytes
 	}
+	if o.requests.indexBytes() == 0 && o.indexed == 0 {
+		return
+	}
+	if o.shard.manager.indexed.Load() > indexBytesMax && !o.running && o.m.settled() {
+		o.requests = requestLog{latest: o.requests.latest}
+	}
+	o.chargeIndex(o.requests.indexBytes())
+}
+
+// chargeIndex keeps the node's count of the bytes of indexes of request ids.
+func (o *object) chargeIndex(bytes int) {
+	if bytes != o.indexed {
+		o.shard.manager.indexed.Add(int64(bytes - o.indexed))
+		o.indexed = bytes
+	}
 }
 
 // ready says that an event could begin, but for a pause.
@@ -109,6 +126,7 @@ func (o *object) run() {
 			o.lastUsed = time.Now().UnixNano()
 			if o.m.lost {
 				o.w = writeSet{}
+				o.requests = requestLog{}
 			}
 			o.unlock()
 			return
@@ -135,12 +153,16 @@ func (o *object) event(call *Call, alive bool) {
 	if call.Named && o.state.name == nil { // Until now it was only ever called by id.
 		o.state.name = cloneName(call)
 	}
-	result, reset := o.handle(call)
-	if reset != nil {
+	result, reset, err := o.answer(call)
+	switch {
+	case err != nil:
+		o.skip(o.unreadable(err))
+		return
+	case reset != nil:
 		o.reset(result, reset)
 		return
 	}
-	seg, err := o.close(func(wrote, sole bool) gate { return o.m.finish(result, wrote, sole) })
+	seg, err := o.close(call, &result, func(wrote, sole bool) gate { return o.m.finish(result, wrote, sole) })
 	if err != nil {
 		o.reset(Result{Err: err}, errOwnerChanged())
 		return
@@ -149,13 +171,26 @@ func (o *object) event(call *Call, alive bool) {
 	o.afterTurn()
 }
 
+// answer runs an event, unless one of its request id has run. The error is one of reading; nothing
+// has run then.
+func (o *object) answer(call *Call) (result Result, reset, err error) {
+	if call.RequestID != "" {
+		result, is, err := o.repeated(call)
+		if is || err != nil {
+			return result, nil, err
+		}
+	}
+	result, reset = o.handle(call)
+	return result, reset, nil
+}
+
 // reset ends the incarnation with the running event: its open segment is dropped.
 func (o *object) reset(result Result, queued error) {
 	o.mu.Lock()
 	o.w.discardOpen()
 	o.mu.Unlock()
 	// With nothing open there is nothing to propose, and nothing that fails.
-	_, _ = o.close(func(_, sole bool) gate { return o.m.die(result, queued, sole) })
+	_, _ = o.close(nil, nil, func(_, sole bool) gate { return o.m.die(result, queued, sole) })
 	o.state, o.impl = nil, nil
 	o.shard.manager.counters.resets.Add(1)
 	o.afterTurn()
@@ -230,6 +265,7 @@ func (o *object) load() error {
 	o.state, o.impl, o.exists, o.commitSeq = state, nil, exists, fence.CommitSequence
 	o.mu.Lock()
 	o.w = writeSet{}
+	o.requests = requestLog{latest: fence.Time}
 	o.m.born(o.shard.term.Load(), o.shard.incarnations.Add(1))
 	o.mu.Unlock()
 	o.shard.manager.counters.activations.Add(1)
@@ -333,12 +369,16 @@ func encodeReply(call *Call, reply any) ([]byte, error) {
 	return body, nil
 }
 
-// close closes the open segment and puts its event, or barrier, at the output gate. It returns
-// what is to be proposed, if anything is.
-func (o *object) close(wait func(wrote, sole bool) gate) (*storage.Segment, error) {
+// close closes the open segment of a call and puts its event, or barrier, at the output gate. It
+// returns what is to be proposed, if anything is. result is nil unless the call is through.
+func (o *object) close(call *Call, result *Result, wait func(wrote, sole bool) gate) (*storage.Segment, error) {
 	record, wrote, err := o.recordOps()
 	if err != nil {
 		return nil, err
+	}
+	identified := call != nil && call.RequestID != "" && o.exists
+	if identified && result != nil && call.claim.made {
+		wrote = true // What was claimed has to be completed.
 	}
 	log := o.shard.manager.log
 	sole := !wrote && log.ConfirmNow(o.shard.id, o.m.term)
@@ -352,10 +392,17 @@ func (o *object) close(wait func(wrote, sole bool) gate) (*storage.Segment, erro
 	switch g {
 	case gatePropose:
 		o.commitSeq++
-		ops := o.w.closeSegment(o.m.seq)
+		ops := append(slices.Clip(o.w.closeSegment(o.m.seq)), record...)
+		now := o.shard.manager.clock.now()
+		if identified {
+			request := o.requests.add(o.m.seq, newRequest(call, result, now), &call.claim)
+			o.w.charge(len(request[len(request)-1].Value))
+			ops = append(slices.Clip(ops), request...)
+		}
+		o.requests.latest = now
 		seg = &storage.Segment{
 			Object: o.ref, Term: term, Incarnation: o.m.incarnation, Sequence: o.m.seq,
-			CommitSequence: o.commitSeq, Time: o.shard.manager.clock.now(), Ops: append(slices.Clip(ops), record...),
+			CommitSequence: o.commitSeq, Time: now, Ops: ops,
 		}
 	case gateNone, gateConfirm:
 		o.w.discardOpen() // The incarnation is over, or there is nothing in it.
@@ -401,8 +448,12 @@ func (o *object) recordOps() ([]storage.Op, bool, error) {
 	case empty && !o.exists, !o.exists && sets == 0:
 		return nil, false, nil // Nothing was there, and nothing is.
 	case empty:
+		ops, err := o.endRequests()
+		if err != nil {
+			return nil, false, err
+		}
 		o.exists = false
-		return []storage.Op{{Op: storage.OpDelete, Kind: storage.KindRecord}}, true, nil
+		return append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRecord}), true, nil
 	case !o.exists, o.nameless && o.state.name != nil:
 		o.exists, o.nameless = true, o.state.name == nil
 		raw, err := storage.Record{Name: o.state.name, Class: o.class.Name}.Encode()
@@ -428,7 +479,7 @@ func (o *object) barrier(fn func(error)) error {
 	if err := o.turn(); err != nil {
 		return err
 	}
-	seg, err := o.close(func(wrote, sole bool) gate { return o.m.barrier(fn, wrote, sole) })
+	seg, err := o.close(o.m.running, nil, func(wrote, sole bool) gate { return o.m.barrier(fn, wrote, sole) })
 	if err != nil {
 		return err
 	}
@@ -513,6 +564,7 @@ func (o *object) Readable(seq uint64) {
 	o.mu.Lock()
 	o.m.read(seq)
 	o.w.readable(seq)
+	o.requests.readable(seq)
 	o.unlock()
 }
 
@@ -537,6 +589,7 @@ func (o *object) lose() {
 	running := o.m.running
 	if !o.running {
 		o.w = writeSet{} // Else it is the runner's.
+		o.requests = requestLog{}
 	}
 	o.unlock()
 	if running != nil {

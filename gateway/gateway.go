@@ -310,12 +310,14 @@ func checkReserved(req *frame.Request) error {
 	return nil
 }
 
-// The metadata keys that name the object.
+// The metadata keys that are Holdfast's own: those that name the object, and one that names the call.
 const (
 	keyName    = "holdfast-name"
 	keyNameBin = "holdfast-name-bin"
 	keyID      = "holdfast-id"
 	keyPrefix  = "holdfast-"
+	// keyRequestID names the call itself, so that it can be sent again.
+	keyRequestID = "holdfast-request-id"
 )
 
 // newRequest reads the metadata of a call.
@@ -342,6 +344,13 @@ func newRequest(ctx context.Context, method string, body []byte) (*frame.Request
 				return nil, fault.New(fault.InvalidID, "%s: %v", keyID, err)
 			}
 			req.ID = id
+		case key == keyRequestID:
+			if len(values) > 1 {
+				return nil, fault.New(fault.InvalidArgument, "%s: send one, got %d", keyRequestID, len(values))
+			}
+			if err := setRequestID(req, keyRequestID, values[0]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	switch {
@@ -353,6 +362,18 @@ func newRequest(ctx context.Context, method string, body []byte) (*frame.Request
 		return nil, fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name))
 	}
 	return req, nil
+}
+
+// setRequestID takes a request id that a caller has sent in a field.
+func setRequestID(req *frame.Request, field, id string) error {
+	switch {
+	case id == "":
+		return fault.New(fault.InvalidArgument, "%s: must not be empty", field)
+	case len(id) > frame.RequestIDBytesMax:
+		return fault.New(fault.InvalidArgument, "%s: at most %d bytes, has %d", field, frame.RequestIDBytesMax, len(id))
+	}
+	req.RequestID = id
+	return nil
 }
 
 // internalKey says that a metadata key is gRPC's own.
@@ -380,6 +401,11 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 		return nil, fault.New(fault.UnknownClass, "class: must be given")
 	case req.Method == "":
 		return nil, fault.New(fault.UnknownMethod, "method: must be given")
+	}
+	if in.RequestId != nil {
+		if err := setRequestID(req, "request_id", in.GetRequestId()); err != nil {
+			return nil, err
+		}
 	}
 	resp, err := g.route(ctx, req)
 	if err != nil {

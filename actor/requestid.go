@@ -1,0 +1,345 @@
+package actor
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"time"
+
+	spb "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/storage"
+)
+
+// RequestIDKeptFor is how long an object remembers a request id, measured between the times that its
+// segments carry: an id is forgotten when the object has written something so much later.
+const RequestIDKeptFor = 10 * time.Minute
+
+// Bounds of what is done and kept for request ids besides those of what is stored.
+const (
+	// requestsExpiredMax is how many expired ids are deleted with one segment.
+	requestsExpiredMax = 4
+	// indexBytesMax bounds the indexes of a node. What is over it is read anew for the next id.
+	indexBytesMax = 64 << 20
+)
+
+// requestLog is what an object knows of the calls that carried a request id: where in its store each
+// is, and those that the store does not show yet. Like machine it is the rules and nothing else: no
+// I/O, no clock, and driven under the object's lock.
+//
+// The rules:
+//
+//   - An event that writes nothing records nothing.
+//   - An event of one segment is recorded with its answer in that segment. One of several claims its id
+//     with the first, and completes it with the last.
+//   - An id that is recorded never runs again: its call is answered with what is recorded, or told that
+//     it was interrupted. What is not recorded has not written.
+//   - What an incarnation has recorded and could not commit ends with it.
+//   - At most storage.RequestSlots ids of at most storage.MaxRequestsBytes are kept, the newest, and
+//     none that is RequestIDKeptFor older than the object's latest segment.
+type requestLog struct {
+	loaded bool
+	head   uint16 // slot of the oldest; the others follow, one slot after another
+	kept   []keptRequest
+	bytes  int
+	latest uint64 // time of the object's latest segment
+	// inFlight is what the store does not show yet, in order.
+	inFlight []requestInFlight
+}
+
+// keptRequest is what is in memory of an id: enough to know that it is not another.
+type keptRequest struct {
+	hash    uint64
+	seconds uint32 // of its time, since 1970
+	bytes   uint32 // as stored
+}
+
+const keptRequestBytes = 16
+
+type requestInFlight struct {
+	seq    uint64
+	slot   uint16
+	record storage.Request
+}
+
+var requestSeed = maphash.MakeSeed()
+
+func hashRequest(id string) uint64 { return maphash.String(requestSeed, id) }
+
+func secondsOf(hybrid uint64) uint32 { return uint32(hybrid >> 16 / 1000) } //nolint:gosec // until 2106
+
+// load begins with what the store shows, in any order of time.
+func (l *requestLog) load(stored []storedRequest, latest uint64) error {
+	slices.SortFunc(stored, func(a, b storedRequest) int {
+		if a.time < b.time {
+			return -1
+		}
+		return 1
+	})
+	*l = requestLog{loaded: true, latest: latest}
+	for i, s := range stored {
+		if i == 0 {
+			l.head = s.slot
+		} else if s.slot != l.slot(i) {
+			return fmt.Errorf("%w: request id in slot %d, of which the one before is in slot %d", storage.ErrCorrupt, s.slot, l.slot(i-1))
+		}
+		l.kept = append(l.kept, s.keptRequest)
+		l.bytes += int(s.bytes)
+	}
+	return nil
+}
+
+// storedRequest is a request id as it is read from the store.
+type storedRequest struct {
+	keptRequest
+
+	time uint64
+	slot uint16
+}
+
+func newStoredRequest(slot uint16, r *storage.Request) storedRequest {
+	return storedRequest{newKeptRequest(r), r.Time, slot}
+}
+
+func newKeptRequest(r *storage.Request) keptRequest {
+	return keptRequest{hash: hashRequest(r.ID), seconds: secondsOf(r.Time), bytes: uint32(r.Size())} //nolint:gosec // at most MaxRequestsBytes
+}
+
+// slot returns that of the i-th oldest.
+func (l *requestLog) slot(i int) uint16 {
+	return uint16((int(l.head) + i) % storage.RequestSlots) //nolint:gosec // below RequestSlots
+}
+
+// index returns which oldest is in a slot; at least len(kept) when none is.
+func (l *requestLog) index(slot uint16) int {
+	return (int(slot) - int(l.head) + storage.RequestSlots) % storage.RequestSlots
+}
+
+func (l *requestLog) expired(k *keptRequest) bool {
+	return secondsOf(l.latest) > k.seconds+uint32(RequestIDKeptFor/time.Second)
+}
+
+// find returns what is recorded of an id: itself when it is in flight, else the slots in which it may
+// be found, which are hardly ever any but the right one.
+func (l *requestLog) find(id string) (record *storage.Request, slots []uint16) {
+	for i := len(l.inFlight) - 1; i >= 0; i-- {
+		if f := &l.inFlight[i]; f.record.ID == id {
+			return &f.record, nil
+		}
+	}
+	hash := hashRequest(id)
+	for i := len(l.kept) - 1; i >= 0; i-- {
+		if k := &l.kept[i]; k.hash == hash && !l.expired(k) {
+			slots = append(slots, l.slot(i))
+		}
+	}
+	return nil, slots
+}
+
+// claim is where a call's id is recorded while the call is not through.
+type claim struct {
+	made bool
+	slot uint16
+	time uint64
+}
+
+// add records an id with the segment seq, made at the time of r, and returns what the segment has to
+// write. c is the claim of the id; a claim that is still kept is overwritten.
+func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
+	if r.Size() > storage.MaxRequestsBytes {
+		r.State, r.Reply = storage.RequestDropped, nil
+	}
+	l.latest = max(l.latest, r.Time)
+	at := len(l.kept)
+	if i := l.index(c.slot); c.made && i < at && l.kept[i].hash == hashRequest(r.ID) {
+		at, r.Time = i, c.time
+		l.bytes -= int(l.kept[at].bytes)
+	}
+	target := l.slot(at)
+	var ops []storage.Op
+	for expired := 0; at > 0; at-- {
+		oldest := &l.kept[0]
+		over := at == storage.RequestSlots || l.bytes+r.Size() > storage.MaxRequestsBytes
+		if !over {
+			if expired == requestsExpiredMax || !l.expired(oldest) {
+				break
+			}
+			expired++
+		}
+		if l.head != target {
+			ops = append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRequest, Key: storage.RequestKey(l.head)})
+		}
+		l.bytes -= int(oldest.bytes)
+		l.kept = l.kept[1:]
+		l.head = l.slot(1)
+	}
+	if l.bytes+r.Size() > storage.MaxRequestsBytes { // Of later ones than the claim.
+		r.State, r.Reply = storage.RequestDropped, nil
+	}
+	k := newKeptRequest(&r)
+	l.bytes += int(k.bytes)
+	if at == len(l.kept) {
+		l.kept = append(l.kept, k)
+	} else {
+		l.kept[at] = k
+	}
+	*c = claim{made: true, slot: target, time: r.Time}
+	l.inFlight = append(l.inFlight, requestInFlight{seq: seq, slot: target, record: r})
+	return append(ops, storage.Op{Op: storage.OpSet, Kind: storage.KindRequest, Key: storage.RequestKey(target), Value: r.Append(nil)})
+}
+
+// clear forgets everything: the object ends, and its ids with it.
+func (l *requestLog) clear() { *l = requestLog{loaded: true, latest: l.latest} }
+
+// readable says that the store shows the segments up to seq.
+func (l *requestLog) readable(seq uint64) {
+	n := 0
+	for n < len(l.inFlight) && l.inFlight[n].seq <= seq {
+		n++
+	}
+	if l.inFlight = slices.Delete(l.inFlight, 0, n); len(l.inFlight) == 0 {
+		l.inFlight = nil
+	}
+}
+
+// indexBytes is what the index takes in memory.
+func (l *requestLog) indexBytes() int { return cap(l.kept) * keptRequestBytes }
+
+// fingerprint is of what a call asks for: a request id is good for it alone.
+func fingerprint(c *Call) (sum [16]byte) {
+	h := sha256.New()
+	head := binary.AppendUvarint(make([]byte, 0, 64), uint64(len(c.Method)))
+	head = append(head, c.Method...)
+	if c.JSON {
+		head = append(head, 1)
+	} else {
+		head = append(head, 0)
+	}
+	_, _ = h.Write(head)
+	_, _ = h.Write(c.Body)
+	var full [sha256.Size]byte
+	copy(sum[:], h.Sum(full[:0]))
+	return sum
+}
+
+// newRequest is what is recorded of a call: with its result, or, when that is nil, as a claim.
+func newRequest(c *Call, result *Result, now uint64) storage.Request {
+	r := storage.Request{Time: now, State: storage.RequestClaimed, Fingerprint: fingerprint(c), ID: c.RequestID}
+	switch {
+	case result == nil:
+	case result.Err == nil:
+		r.State, r.Reply = storage.RequestReplied, result.Body
+	default:
+		r.State, r.Reply = storage.RequestDropped, nil
+		if raw, err := proto.Marshal(fault.StatusOf(result.Err).Proto()); err == nil {
+			r.State, r.Reply = storage.RequestFailed, raw
+		}
+	}
+	return r
+}
+
+// repeat is what a call is answered with whose id is recorded.
+func repeat(c *Call, r *storage.Request) Result {
+	if r.Fingerprint != fingerprint(c) {
+		return Result{Err: fault.New(fault.InvalidArgument, "request id %.128q: it was used for another method or other arguments; take a new id for each call", c.RequestID)}
+	}
+	switch r.State {
+	case storage.RequestReplied:
+		return Result{Body: r.Reply}
+	case storage.RequestFailed:
+		var s spb.Status
+		if err := proto.Unmarshal(r.Reply, &s); err == nil {
+			return Result{Err: status.ErrorProto(&s)}
+		}
+	case storage.RequestDropped:
+		return Result{Err: fault.New(fault.RequestInterrupted, "the call of this request id has run, and its reply was too large to be kept; it is not run again: read what it did")}
+	case storage.RequestClaimed:
+	}
+	return Result{Err: fault.New(fault.RequestInterrupted, "the call of this request id was cut off after it had written something; it is not run again: read what it did")}
+}
+
+// repeated returns what a call is answered with, without being run, because its id is recorded.
+func (o *object) repeated(c *Call) (result Result, is bool, err error) {
+	if err := o.loadRequests(); err != nil {
+		return Result{}, false, err
+	}
+	o.mu.Lock()
+	record, slots := o.requests.find(c.RequestID)
+	if record != nil {
+		result, is = repeat(c, record), true
+	}
+	o.mu.Unlock()
+	for _, slot := range slots {
+		raw, ok, err := o.reader().Get(storage.KindRequest, storage.RequestKey(slot))
+		if err != nil {
+			return Result{}, false, fmt.Errorf("read request id: %w", err)
+		}
+		if !ok {
+			continue
+		}
+		r, err := storage.DecodeRequest(raw)
+		if err != nil {
+			return Result{}, false, fmt.Errorf("read request id: %w", err)
+		}
+		if r.ID == c.RequestID {
+			return repeat(c, &r), true, nil
+		}
+	}
+	return result, is, nil
+}
+
+// loadRequests reads the index of the request ids, unless it is there. What is in flight and not in
+// the index does not change them.
+func (o *object) loadRequests() error {
+	o.mu.Lock()
+	loaded, latest := o.requests.loaded, o.requests.latest
+	o.mu.Unlock()
+	if loaded {
+		return nil
+	}
+	var stored []storedRequest
+	if o.exists {
+		it, err := o.reader().Iter(storage.KindRequest, nil, nil)
+		if err != nil {
+			return fmt.Errorf("read request ids: %w", err)
+		}
+		defer it.Close()
+		for ok := it.First(); ok; ok = it.Next() {
+			slot, err := storage.RequestSlot(it.Key())
+			if err != nil {
+				return fmt.Errorf("read request ids: %w", err)
+			}
+			r, err := storage.DecodeRequest(it.Value())
+			if err != nil {
+				return fmt.Errorf("read request ids: %w", err)
+			}
+			stored = append(stored, newStoredRequest(slot, &r))
+		}
+		if err := it.Error(); err != nil {
+			return fmt.Errorf("read request ids: %w", err)
+		}
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.requests.load(stored, latest)
+}
+
+// endRequests forgets the object's ids, because it ends, and returns what that writes.
+func (o *object) endRequests() ([]storage.Op, error) {
+	if err := o.loadRequests(); err != nil {
+		return nil, err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	any := len(o.requests.kept) > 0
+	o.requests.clear()
+	if !any {
+		return nil, nil
+	}
+	return []storage.Op{{Op: storage.OpDeleteRange, Kind: storage.KindRequest}}, nil
+}
