@@ -1,6 +1,6 @@
 // Package router finds the owner of an object and takes a call there: to this node's objects, or to
-// another node over its peer connection. It follows redirects, tries again what certainly did not
-// run, and gives every call exactly one answer, by its deadline.
+// another node over its peer connection. It follows redirects, tries again what certainly did not run
+// or can't run twice because it carries a request id, and gives every call exactly one answer, by its deadline.
 //
 // Where it believes an owner to be is only ever a belief (P1 does not rest on it): the owner itself
 // decides whether it runs a call, and a wrong belief costs a hop or a retry.
@@ -263,22 +263,19 @@ func (r *Router) try(c *call) {
 
 func (r *Router) local(c *call) {
 	req := c.req
+	var try uint
 	ac := &actor.Call{
 		Shard: c.shard, Object: c.ref, Class: c.class.Name, Name: req.Name, Named: req.Named,
-		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, Deadline: req.Deadline,
+		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Deadline: req.Deadline,
 		Done: func(res actor.Result) {
 			if res.Err == nil {
 				c.answer(frame.Response{Body: res.Body})
 				return
 			}
-			if reason := fault.ReasonOf(res.Err); reason.Retryable() {
-				r.again(c, res.Err)
-				return
-			}
-			c.answer(frame.ErrorResponse(res.Err))
+			r.tried(c, try, res.Err, frame.ErrorResponse(res.Err))
 		},
 	}
-	if c.begin(here, belief{}, ac.Cancel) != 0 {
+	if try = c.begin(here, belief{}, ac.Cancel); try != 0 {
 		r.cfg.Local.Deliver(ac)
 	}
 }
@@ -294,11 +291,11 @@ func (r *Router) forward(c *call, to belief) {
 	if l := r.learned[c.shard].Load(); l != nil {
 		c.supersede(c.shard, l.term, time.Now()) // News that came just before the call could be found.
 	}
-	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, to, resp) })
+	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, try, to, resp) })
 	c.began(try, cancel) // It may have its answer already, and be on another try.
 }
 
-func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
+func (r *Router) forwardDone(c *call, try uint, to belief, resp frame.Response) {
 	if resp.Owner.Shards != 0 && resp.Owner.Node != 0 {
 		r.Learn(resp.Owner.Shard, resp.Owner.Node, resp.Owner.Term)
 	}
@@ -309,18 +306,25 @@ func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
 	err := resp.Err()
 	if lost, ok := errors.AsType[*frame.LostError](err); ok {
 		if lost.Sent {
-			c.answer(frame.ErrorResponse(fault.New(fault.OutcomeUnknown, "the connection to the owner broke before it answered; the call may or may not have taken effect: read before calling again")))
-			return
+			err = fault.New(fault.OutcomeUnknown, "the connection to the owner broke before it answered; the call may or may not have taken effect: read before calling again")
+		} else {
+			r.unlearn(c.shard, to)
+			err = fault.New(fault.NoOwner, "the owner can't be reached at the moment: %v", lost.Cause)
 		}
-		r.unlearn(c.shard, to)
-		r.again(c, fault.New(fault.NoOwner, "the owner can't be reached at the moment: %v", lost.Cause))
-		return
+		resp = frame.ErrorResponse(err)
 	}
-	if fault.ReasonOf(err).Retryable() {
+	r.tried(c, try, err, resp)
+}
+
+// tried takes the end of a try that failed: the call is tried again if it certainly did not run, or if
+// its request id keeps it from running twice, else answered.
+func (r *Router) tried(c *call, try uint, err error, resp frame.Response) {
+	switch again, current := c.ended(try, err); {
+	case again:
 		r.again(c, err)
-		return
+	case current:
+		c.answer(resp)
 	}
-	c.answer(resp)
 }
 
 // Learn takes the news of who owns a shard. Calls that were forwarded to the owner of an earlier
@@ -351,17 +355,17 @@ func (r *Router) unlearn(shard placement.ShardID, wrong belief) {
 	}
 }
 
-// again tries a call that certainly did not run once more, a little later. Only the node at which
-// the call came in does, and not when the caller keeps an order itself.
+// again tries a call once more, a little later. Only the node at which the call came in does, and not
+// when the caller keeps an order itself.
 func (r *Router) again(c *call, err error) {
 	if c.req.Ordered || c.req.Hops > 0 {
-		c.fail(err)
+		c.giveUp(err)
 		return
 	}
 	c.wait = min(max(2*c.wait, retryMin), retryMax)
 	at := time.Now().Add(c.wait/2 + rand.N(c.wait)) //nolint:gosec // jitter
 	if !at.Add(retryEvery).Before(c.req.Deadline) { // There is no time for another try.
-		c.fail(err)
+		c.giveUp(err)
 		return
 	}
 	if !c.rest() {
@@ -374,7 +378,7 @@ func (r *Router) again(c *call, err error) {
 	}
 	r.mu.Unlock()
 	if closed {
-		c.fail(err)
+		c.giveUp(err)
 	}
 }
 
@@ -422,7 +426,7 @@ func (r *Router) sweep() {
 				switch {
 				case !now.Before(c.req.Deadline):
 					late = append(late, c)
-				case c.isSuperseded(now):
+				case c.supersededTry(now) != 0:
 					superseded = append(superseded, c)
 				}
 			})
@@ -430,7 +434,8 @@ func (r *Router) sweep() {
 				c.end(context.DeadlineExceeded, errDeadline)
 			}
 			for _, c := range superseded {
-				c.fail(fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again"))
+				err := fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again")
+				r.tried(c, c.supersededTry(now), err, frame.ErrorResponse(err))
 			}
 		}
 	}
