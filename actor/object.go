@@ -397,7 +397,7 @@ func (o *object) close(call *Call, result *Result, wait func(wrote, sole bool) g
 		if identified {
 			request := o.requests.add(o.m.seq, newRequest(call, result, now), &call.claim)
 			o.w.charge(len(request[len(request)-1].Value))
-			ops = append(slices.Clip(ops), request...)
+			ops = append(request, ops...) // As their keys are ordered.
 		}
 		o.requests.latest = now
 		seg = &storage.Segment{

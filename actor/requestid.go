@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -46,6 +47,7 @@ type requestLog struct {
 	loaded bool
 	head   uint16 // slot of the oldest; the others follow, one slot after another
 	kept   []keptRequest
+	tags   []byte // of the same, apart, because a byte is found faster
 	bytes  int
 	latest uint64 // time of the object's latest segment
 	// inFlight is what the store does not show yet, in order.
@@ -54,12 +56,12 @@ type requestLog struct {
 
 // keptRequest is what is in memory of an id: enough to know that it is not another.
 type keptRequest struct {
-	hash    uint64
+	hash    uint32
 	seconds uint32 // of its time, since 1970
 	bytes   uint32 // as stored
 }
 
-const keptRequestBytes = 16
+const keptRequestBytes = 12
 
 type requestInFlight struct {
 	seq    uint64
@@ -69,7 +71,10 @@ type requestInFlight struct {
 
 var requestSeed = maphash.MakeSeed()
 
-func hashRequest(id string) uint64 { return maphash.String(requestSeed, id) }
+func hashRequest(id string) (hash uint32, tag byte) {
+	h := maphash.String(requestSeed, id)
+	return uint32(h), byte(h >> 32) //nolint:gosec // parts of it
+}
 
 func secondsOf(hybrid uint64) uint32 { return uint32(hybrid >> 16 / 1000) } //nolint:gosec // until 2106
 
@@ -88,8 +93,7 @@ func (l *requestLog) load(stored []storedRequest, latest uint64) error {
 		} else if s.slot != l.slot(i) {
 			return fmt.Errorf("%w: request id in slot %d, of which the one before is in slot %d", storage.ErrCorrupt, s.slot, l.slot(i-1))
 		}
-		l.kept = append(l.kept, s.keptRequest)
-		l.bytes += int(s.bytes)
+		l.push(s.keptRequest, s.tag)
 	}
 	return nil
 }
@@ -98,16 +102,33 @@ func (l *requestLog) load(stored []storedRequest, latest uint64) error {
 type storedRequest struct {
 	keptRequest
 
+	tag  byte
 	time uint64
 	slot uint16
 }
 
 func newStoredRequest(slot uint16, r *storage.Request) storedRequest {
-	return storedRequest{newKeptRequest(r), r.Time, slot}
+	k, tag := newKeptRequest(r)
+	return storedRequest{k, tag, r.Time, slot}
 }
 
-func newKeptRequest(r *storage.Request) keptRequest {
-	return keptRequest{hash: hashRequest(r.ID), seconds: secondsOf(r.Time), bytes: uint32(r.Size())} //nolint:gosec // at most MaxRequestsBytes
+func newKeptRequest(r *storage.Request) (k keptRequest, tag byte) {
+	k.hash, tag = hashRequest(r.ID)
+	k.seconds, k.bytes = secondsOf(r.Time), uint32(r.Size()) //nolint:gosec // at most MaxRequestsBytes
+	return k, tag
+}
+
+// push makes a request the newest.
+func (l *requestLog) push(k keptRequest, tag byte) {
+	l.kept, l.tags = append(l.kept, k), append(l.tags, tag)
+	l.bytes += int(k.bytes)
+}
+
+// pop forgets the oldest.
+func (l *requestLog) pop() {
+	l.bytes -= int(l.kept[0].bytes)
+	l.kept, l.tags = l.kept[1:], l.tags[1:]
+	l.head = l.slot(1)
 }
 
 // slot returns that of the i-th oldest.
@@ -124,21 +145,28 @@ func (l *requestLog) expired(k *keptRequest) bool {
 	return secondsOf(l.latest) > k.seconds+uint32(RequestIDKeptFor/time.Second)
 }
 
-// find returns what is recorded of an id: itself when it is in flight, else the slots in which it may
-// be found, which are hardly ever any but the right one.
-func (l *requestLog) find(id string) (record *storage.Request, slots []uint16) {
+// find returns where an id is recorded, the newest first: hardly ever anywhere else.
+func (l *requestLog) find(id string) (slots []uint16) {
+	hash, tag := hashRequest(id)
+	for end := len(l.tags); end > 0; {
+		if end = bytes.LastIndexByte(l.tags[:end], tag); end < 0 {
+			break
+		}
+		if k := &l.kept[end]; k.hash == hash && !l.expired(k) {
+			slots = append(slots, l.slot(end))
+		}
+	}
+	return slots
+}
+
+// flying returns what is recorded in a slot, if the store does not show it yet.
+func (l *requestLog) flying(slot uint16) (storage.Request, bool) {
 	for i := len(l.inFlight) - 1; i >= 0; i-- {
-		if f := &l.inFlight[i]; f.record.ID == id {
-			return &f.record, nil
+		if f := &l.inFlight[i]; f.slot == slot {
+			return f.record, true
 		}
 	}
-	hash := hashRequest(id)
-	for i := len(l.kept) - 1; i >= 0; i-- {
-		if k := &l.kept[i]; k.hash == hash && !l.expired(k) {
-			slots = append(slots, l.slot(i))
-		}
-	}
-	return nil, slots
+	return storage.Request{}, false
 }
 
 // claim is where a call's id is recorded while the call is not through.
@@ -156,9 +184,11 @@ func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
 	}
 	l.latest = max(l.latest, r.Time)
 	at := len(l.kept)
-	if i := l.index(c.slot); c.made && i < at && l.kept[i].hash == hashRequest(r.ID) {
+	hash, _ := hashRequest(r.ID)
+	if i := l.index(c.slot); c.made && i < at && l.kept[i].hash == hash {
 		at, r.Time = i, c.time
 		l.bytes -= int(l.kept[at].bytes)
+		l.kept[at].bytes = 0
 	}
 	target := l.slot(at)
 	var ops []storage.Op
@@ -174,19 +204,16 @@ func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
 		if l.head != target {
 			ops = append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRequest, Key: storage.RequestKey(l.head)})
 		}
-		l.bytes -= int(oldest.bytes)
-		l.kept = l.kept[1:]
-		l.head = l.slot(1)
+		l.pop()
 	}
 	if l.bytes+r.Size() > storage.MaxRequestsBytes { // Of later ones than the claim.
 		r.State, r.Reply = storage.RequestDropped, nil
 	}
-	k := newKeptRequest(&r)
-	l.bytes += int(k.bytes)
-	if at == len(l.kept) {
-		l.kept = append(l.kept, k)
+	if k, tag := newKeptRequest(&r); at == len(l.kept) {
+		l.push(k, tag)
 	} else {
 		l.kept[at] = k
+		l.bytes += int(k.bytes)
 	}
 	*c = claim{made: true, slot: target, time: r.Time}
 	l.inFlight = append(l.inFlight, requestInFlight{seq: seq, slot: target, record: r})
@@ -208,7 +235,7 @@ func (l *requestLog) readable(seq uint64) {
 }
 
 // indexBytes is what the index takes in memory.
-func (l *requestLog) indexBytes() int { return cap(l.kept) * keptRequestBytes }
+func (l *requestLog) indexBytes() int { return cap(l.kept)*keptRequestBytes + cap(l.tags) }
 
 // fingerprint is of what a call asks for: a request id is good for it alone.
 func fingerprint(c *Call) (sum [16]byte) {
@@ -269,28 +296,37 @@ func (o *object) repeated(c *Call) (result Result, is bool, err error) {
 		return Result{}, false, err
 	}
 	o.mu.Lock()
-	record, slots := o.requests.find(c.RequestID)
-	if record != nil {
-		result, is = repeat(c, record), true
+	for _, slot := range o.requests.find(c.RequestID) {
+		record, flies := o.requests.flying(slot)
+		o.mu.Unlock()
+		if !flies {
+			if record, err = o.readRequest(slot); err != nil {
+				return Result{}, false, err
+			}
+		}
+		if record.ID == c.RequestID {
+			return repeat(c, &record), true, nil
+		}
+		o.mu.Lock()
 	}
 	o.mu.Unlock()
-	for _, slot := range slots {
-		raw, ok, err := o.reader().Get(storage.KindRequest, storage.RequestKey(slot))
-		if err != nil {
-			return Result{}, false, fmt.Errorf("read request id: %w", err)
-		}
-		if !ok {
-			continue
-		}
-		r, err := storage.DecodeRequest(raw)
-		if err != nil {
-			return Result{}, false, fmt.Errorf("read request id: %w", err)
-		}
-		if r.ID == c.RequestID {
-			return repeat(c, &r), true, nil
-		}
+	return Result{}, false, nil
+}
+
+// readRequest reads what is recorded in a slot.
+func (o *object) readRequest(slot uint16) (storage.Request, error) {
+	raw, ok, err := o.reader().Get(storage.KindRequest, storage.RequestKey(slot))
+	if err == nil && !ok {
+		err = fmt.Errorf("%w: slot %d is gone", storage.ErrCorrupt, slot)
 	}
-	return result, is, nil
+	var r storage.Request
+	if err == nil {
+		r, err = storage.DecodeRequest(raw)
+	}
+	if err != nil {
+		return storage.Request{}, fmt.Errorf("read request id: %w", err)
+	}
+	return r, nil
 }
 
 // loadRequests reads the index of the request ids, unless it is there. What is in flight and not in
