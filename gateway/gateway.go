@@ -44,7 +44,9 @@ type Config struct {
 	// them. Calls of other classes are taken as well.
 	Classes []actor.Class
 	// Admin answers holdfast.v1.Admin.
-	Admin  holdfastv1.AdminServer
+	Admin holdfastv1.AdminServer
+	// Frames bounds the conversation with each client.
+	Frames frame.Options
 	Logger *slog.Logger
 }
 
@@ -418,7 +420,7 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 func (g *Gateway) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	m := frame.NewMux(stream, &clientCalls{g}, frame.Options{})
+	m := frame.NewMux(stream, &clientCalls{g}, g.cfg.Frames)
 	drain := context.AfterFunc(g.stopping, func() {
 		_ = m.Drain(g.ctx) // Whoever is not through by then is cut off.
 		cancel(errStopping)

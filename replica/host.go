@@ -99,6 +99,7 @@ func (c Config) withDefaults() Config {
 // proposals are refused.
 const (
 	inboxFramesMax    = 4096
+	inboxBytesMax     = 64 << 20 // of frames
 	inboxProposalsMax = 1 << 16
 	ticksPerLoopMax   = 2
 	snapshotsMax      = 4 // sent at once
@@ -174,6 +175,7 @@ type leaderView struct {
 
 type inbox struct {
 	frames    []inFrame
+	bytes     int // of them
 	proposals []inProposal
 	confirms  []inConfirm
 	controls  []func()
@@ -374,9 +376,10 @@ func (h *Host) recycle(in inbox) {
 // Receive takes a frame from a node; it keeps data. Over the bound the frame is dropped.
 func (h *Host) Receive(from placement.NodeID, data []byte) {
 	h.mu.Lock()
-	full := h.mu.closed || len(h.mu.in.frames) >= inboxFramesMax
+	full := h.mu.closed || len(h.mu.in.frames) >= inboxFramesMax || h.mu.in.bytes+len(data) > inboxBytesMax
 	if !full {
 		h.mu.in.frames = append(h.mu.in.frames, inFrame{from, data})
+		h.mu.in.bytes += len(data)
 	}
 	h.mu.Unlock()
 	if full {

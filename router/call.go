@@ -223,7 +223,7 @@ func (c *call) answer(resp frame.Response) {
 // respond is of whoever took the reply: it adds a hint of who owns the object.
 func (c *call) respond(reply func(frame.Response), located bool, resp frame.Response) {
 	c.r.flying.remove(c)
-	c.r.calls.Add(-1)
+	c.r.leave(len(c.req.Body))
 	if located {
 		if to, ok := c.r.owner(c.shard); ok && to.term != 0 {
 			resp.Owner = frame.OwnerHint{

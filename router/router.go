@@ -65,14 +65,19 @@ type Config struct {
 	// FactsClass is the class that keeps the cluster facts. It is known without them, and its calls
 	// wait for no facts: asking for them is such a call.
 	FactsClass string
-	// CallsMax bounds the calls under way: default 100,000. Over it: OVERLOADED.
+	// CallsMax bounds the calls under way: default 100,000. BytesMax bounds the memory that they take,
+	// each with its body and CallBytes: default 1 GiB. Over either: OVERLOADED.
 	CallsMax int
+	BytesMax int64
 }
 
 // Limits on calls.
 const (
 	// DefaultTimeout ends a call that has no deadline of its own.
 	DefaultTimeout = 30 * time.Second
+	// CallBytes is what a call takes in memory besides its body, with all that waits for its answer:
+	// streams, goroutines and their stacks.
+	CallBytes      = 16 << 10
 	hopsMax        = 3
 	retryMin       = 2 * time.Millisecond
 	retryMax       = 50 * time.Millisecond
@@ -89,6 +94,7 @@ type Router struct {
 	cfg     Config
 	learned []atomic.Pointer[belief] // by shard
 	calls   atomic.Int64
+	bytes   atomic.Int64 // that the calls take
 
 	flying registry // the calls without an answer
 	facts  factsQueue
@@ -114,6 +120,9 @@ type belief struct {
 func New(cfg Config) *Router {
 	if cfg.CallsMax == 0 {
 		cfg.CallsMax = 100_000
+	}
+	if cfg.BytesMax == 0 {
+		cfg.BytesMax = 1 << 30
 	}
 	r := &Router{
 		cfg:     cfg,
@@ -157,9 +166,8 @@ func (r *Router) Close() {
 // goroutine for one object keep their order while their owner does not change, if they name it in the
 // same way, by its name or by its id.
 func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error)) {
-	if r.calls.Add(1) > int64(r.cfg.CallsMax) {
-		r.calls.Add(-1)
-		reply(frame.ErrorResponse(fault.New(fault.Overloaded, "the node has too many calls under way: at most %d", r.cfg.CallsMax)))
+	if err := r.admit(len(req.Body)); err != nil {
+		reply(frame.ErrorResponse(err))
 		return func(error) {}
 	}
 	if req.Deadline.IsZero() {
@@ -178,6 +186,26 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 	}
 	r.launch(c, err)
 	return c.stop
+}
+
+// admit counts a call with a body of so many bytes, unless there are too many.
+func (r *Router) admit(body int) error {
+	cost := int64(body) + CallBytes
+	calls, bytes := r.calls.Add(1), r.bytes.Add(cost)
+	if calls <= int64(r.cfg.CallsMax) && bytes <= r.cfg.BytesMax {
+		return nil
+	}
+	r.leave(body)
+	if calls > int64(r.cfg.CallsMax) {
+		return fault.New(fault.Overloaded, "the node has too many calls under way: at most %d", r.cfg.CallsMax)
+	}
+	return fault.New(fault.Overloaded, "the calls under way take too much of the node's memory: at most %d bytes", r.cfg.BytesMax)
+}
+
+// leave takes back what admit counted.
+func (r *Router) leave(body int) {
+	r.calls.Add(-1)
+	r.bytes.Add(-int64(body) - CallBytes)
 }
 
 // launch makes the first try, unless there is a reason not to.
