@@ -47,7 +47,10 @@ type Config struct {
 	Admin holdfastv1.AdminServer
 	// Frames bounds the conversation with each client.
 	Frames frame.Options
-	Logger *slog.Logger
+	// ReceivingMax bounds the requests of plain gRPC that are on their way in and those of them that are
+	// slow, each: default 1,024. A request may take up to twice its size while it arrives.
+	ReceivingMax int
+	Logger       *slog.Logger
 }
 
 // reservedPrefix begins the names of classes and services that only the cluster itself calls.
@@ -70,6 +73,7 @@ type Gateway struct {
 	logger *slog.Logger
 	server *grpc.Server
 	health *health.Server
+	in     *receivers
 	wg     sync.WaitGroup
 
 	// stopping ends when Stop begins: streams take no new calls. ctx ends when Stop's own context
@@ -85,7 +89,10 @@ func New(cfg Config) *Gateway {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{cfg: cfg, logger: cfg.Logger, health: health.NewServer()}
+	if cfg.ReceivingMax == 0 {
+		cfg.ReceivingMax = 1024
+	}
+	g := &Gateway{cfg: cfg, logger: cfg.Logger, health: health.NewServer(), in: newReceivers(cfg.ReceivingMax)}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.server = grpc.NewServer(
@@ -101,9 +108,11 @@ func New(cfg Config) *Gateway {
 		grpc.WaitForHandlers(true),
 		grpc.InitialWindowSize(1<<20),
 		grpc.InitialConnWindowSize(4<<20),
+		// What a caller that vanished has begun to send is not waited for.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
-	holdfastv1.RegisterObjectsServer(g.server, g)
+	g.server.RegisterService(g.in.bound(holdfastv1.Objects_ServiceDesc), g)
 	if cfg.Admin != nil {
 		holdfastv1.RegisterAdminServer(g.server, cfg.Admin)
 	}
@@ -144,7 +153,7 @@ func (g *Gateway) register(service *grpc.ServiceDesc) {
 			},
 		})
 	}
-	g.server.RegisterService(&desc, g)
+	g.server.RegisterService(g.in.bound(desc), g)
 	g.health.SetServingStatus(service.ServiceName, healthv1.HealthCheckResponse_NOT_SERVING)
 }
 
@@ -247,7 +256,7 @@ func (w *watchStream) Context() context.Context { return w.ctx }
 func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	var in rawMessage
-	if err := stream.RecvMsg(&in); errors.Is(err, io.EOF) {
+	if err := g.in.receive(stream.Context(), func() error { return stream.RecvMsg(&in) }); errors.Is(err, io.EOF) {
 		return fault.New(fault.InvalidArgument, "%s: send one message, the request; got none", method)
 	} else if err != nil {
 		return err

@@ -203,7 +203,9 @@ func (n *Node) build() error {
 	})
 	n.facts.call = callSystem(n.router)
 	n.gateway = gateway.New(gateway.Config{
-		Router: n.router, Classes: n.cfg.Classes, Admin: &adminServer{n: n}, Frames: frameBounds(memory), Logger: n.log,
+		Router: n.router, Classes: n.cfg.Classes, Admin: &adminServer{n: n}, Frames: frameBounds(memory),
+		ReceivingMax: int(min(max(memory/8>>20, 16), 4096)), // An eighth of it, with a MiB each.
+		Logger:       n.log,
 	})
 	return nil
 }
