@@ -974,6 +974,36 @@ func TestCallsUnderWayAreLimited(t *testing.T) {
 	})
 }
 
+func TestBytesOfCallsUnderWayAreLimited(t *testing.T) {
+	t.Parallel()
+	const bodies = 100_000
+	runWith(t, func(c *router.Config) { c.BytesMax = 3*router.CallBytes + bodies }, func(_ *testing.T, w *world) {
+		w.lead(2, 3)
+		large := func() *frame.Request {
+			req := named()
+			req.Body = make([]byte, bodies)
+			return req
+		}
+		first := w.route(large())
+		w.route(large()).fails(fault.Overloaded)
+		second, third := w.route(named()), w.route(named())
+		w.route(named()).fails(fault.Overloaded)
+		w.last(3).done(ok("third"))
+		third.says("third")
+		fourth := w.route(named())
+		for i, s := range w.sent() {
+			if i != 2 {
+				s.done(ok("reply"))
+			}
+		}
+		first.says("reply")
+		second.says("reply")
+		fourth.says("reply")
+		w.onCall = func(s *sent) { s.done(ok("reply")) }
+		w.route(large()).says("reply")
+	})
+}
+
 func TestCallWithoutADeadlineGetsOne(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
