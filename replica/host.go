@@ -102,7 +102,8 @@ const (
 	inboxBytesMax     = 64 << 20 // of frames
 	inboxProposalsMax = 1 << 16
 	ticksPerLoopMax   = 2
-	snapshotsMax      = 4 // sent at once
+	snapshotsMax      = 4  // sent at once
+	receivedMax       = 16 // received at once
 	fenceCacheObjects = 1 << 16
 )
 
@@ -161,6 +162,7 @@ type Host struct {
 	finished atomic.Uint64 // those that are on disk
 	flights  chan struct{} // to the syncer: the batch has begun to fly
 	counters counters
+	received chan struct{} // has one for each snapshot that is being received
 
 	ctx    context.Context //nolint:containedctx // the Host's own lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -228,18 +230,19 @@ func Bootstrap(store *storage.Store, id storage.Identity) error {
 func New(cfg Config) (*Host, error) {
 	cfg = cfg.withDefaults()
 	h := &Host{
-		cfg:     cfg,
-		store:   cfg.Store,
-		logger:  cfg.Logger,
-		disk:    diskLog{cfg.Store},
-		leaders: make([]atomic.Pointer[leaderView], cfg.Shards),
-		sole:    make([]atomic.Uint64, cfg.Shards),
-		wake:    make(chan struct{}, 1),
-		groups:  make([]*Group, cfg.Shards),
-		fences:  storage.NewFenceCache(cfg.Store, fenceCacheObjects),
-		batch:   cfg.Store.NewBatch(),
-		flights: make(chan struct{}, 1),
-		out:     make(map[placement.NodeID]*outFrame),
+		cfg:      cfg,
+		store:    cfg.Store,
+		logger:   cfg.Logger,
+		disk:     diskLog{cfg.Store},
+		leaders:  make([]atomic.Pointer[leaderView], cfg.Shards),
+		sole:     make([]atomic.Uint64, cfg.Shards),
+		wake:     make(chan struct{}, 1),
+		groups:   make([]*Group, cfg.Shards),
+		fences:   storage.NewFenceCache(cfg.Store, fenceCacheObjects),
+		batch:    cfg.Store.NewBatch(),
+		flights:  make(chan struct{}, 1),
+		received: make(chan struct{}, receivedMax),
+		out:      make(map[placement.NodeID]*outFrame),
 
 		questions: make(map[placement.NodeID][]confirmItem),
 		silent:    make(map[placement.NodeID]bool),
