@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -116,7 +117,9 @@ type proposal struct {
 
 // tried is one call and all that its callers were told.
 type tried struct {
-	n       int64
+	n int64
+
+	mu      sync.Mutex // Answers come from any goroutine; the rest is read when all wait.
 	flying  int
 	replies []actor.Result // all that do not say to make it again
 }
@@ -151,11 +154,15 @@ func (c *cluster) deliver(call *tried) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	call.mu.Lock()
 	call.flying++
+	call.mu.Unlock()
 	c.m.Deliver(&actor.Call{
 		Object: tallyRef, Class: "Tally", Name: "t", Named: true, Method: "Increment", Body: body,
 		RequestID: fmt.Sprintf("call %d", n),
 		Done: func(r actor.Result) {
+			call.mu.Lock()
+			defer call.mu.Unlock()
 			call.flying--
 			switch reason := fault.ReasonOf(r.Err); {
 			case reason.Retryable(), reason == fault.OutcomeUnknown, reason == fault.ObjectReset:
@@ -271,15 +278,17 @@ func (c *cluster) finish() {
 		for _, call := range c.calls {
 			if len(call.replies) == 0 && call.flying == 0 {
 				c.deliver(call)
+				synctest.Wait()
 			}
 			open = open || len(call.replies) == 0 || call.flying > 0
 		}
 		for range 50 {
-			synctest.Wait()
-			c.commit()
-			c.read()
-			c.confirm()
+			for _, act := range []func(){c.commit, c.read, c.confirm} {
+				synctest.Wait()
+				act()
+			}
 		}
+		synctest.Wait()
 		if !open {
 			return
 		}
