@@ -200,7 +200,11 @@ func (c *cluster) step() {
 func (c *cluster) apply(p proposal) bool {
 	b := c.store.NewBatch()
 	defer b.Close()
-	applied, _, err := storage.ApplySegment(b, c.fences, 0, p.seg.Term, p.seg)
+	fence, err := c.fences.Load(0, p.seg.Object)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	applied, _, err := storage.ApplySegment(b, fence, 0, p.seg.Term, p.seg)
 	if err == nil {
 		err = b.Commit(false)
 	}
