@@ -30,12 +30,16 @@ type Call struct {
 	Body []byte
 	// Metadata is the caller's, without the keys that are Holdfast's own.
 	Metadata metadata.MD
+	// RequestID names the call among all that the object is sent: of those with the same id one runs,
+	// and the others get its answer. At most storage.MaxRequestIDBytes; empty: none.
+	RequestID string
 	// Deadline ends the call; zero: never.
 	Deadline time.Time
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 
 	ev event // once it has begun
+
 	mu struct {
 		sync.Mutex
 		canceled error

@@ -72,27 +72,43 @@ func (o *object) load(e *event) (*incarnation, error) {
 		return nil, nil //nolint:nilnil // documented
 	}
 	o.w, o.now = writeSet{}, inc
+	o.requests = requestLog{latest: fence.Time}
 	o.m.born(inc.term, inc.number)
 	o.shard.manager.counters.activations.Add(1)
 	return inc, nil
 }
 
-// run runs an event's handler and closes its last segment.
-func (i *incarnation) run(e *event) {
+// run runs an event's handler and closes its last segment, unless one of its request id has run, or
+// is running. The error is one of reading; nothing has run then.
+func (i *incarnation) run(e *event) error {
 	if e.call.Named && i.state.name == nil { // Until now it was only ever called by id.
 		i.state.name = cloneName(e.call)
 	}
-	result, ok := i.handle(e)
-	if !ok {
-		return
+	var result Result
+	ran := false
+	if e.call.RequestID != "" {
+		if i.follow(e) {
+			return nil
+		}
+		var err error
+		if result, ran, err = i.repeated(e.call); err != nil {
+			return err
+		}
 	}
-	err := i.close(e, func(wrote, sole bool) gate {
+	if !ran {
+		var ok bool
+		if result, ok = i.handle(e); !ok {
+			return nil
+		}
+	}
+	err := i.close(e, &result, func(wrote, sole bool) gate {
 		i.looking = true
 		return i.m.finish(result, wrote, sole)
 	})
 	if err != nil {
 		i.die(death{by: e, result: Result{Err: err}, begun: errOwnerChanged(), queued: errOwnerChanged()})
 	}
+	return nil
 }
 
 // handle calls the class. It returns false when the event is over.
@@ -159,9 +175,13 @@ func (i *incarnation) die(d death) {
 }
 
 // close closes the open segment of the event that has the turn and puts the event, or a barrier, at
-// the output gate. An error says that it did not.
-func (i *incarnation) close(e *event, wait func(wrote, sole bool) gate) error {
+// the output gate. An error says that it did not. result is the event's, nil for a barrier.
+func (i *incarnation) close(e *event, result *Result, wait func(wrote, sole bool) gate) error {
 	record, wrote, err := i.recordOps()
+	identified := e.call.RequestID != "" && i.exists
+	if identified && result != nil && e.claim.made {
+		wrote = true // What was claimed has to be completed.
+	}
 	log := i.shard.manager.log
 	sole := err == nil && !wrote && log.ConfirmNow(i.shard.id, i.term)
 	i.mu.Lock()
@@ -183,10 +203,17 @@ func (i *incarnation) close(e *event, wait func(wrote, sole bool) gate) error {
 	var seg *storage.Segment
 	if g == gatePropose {
 		i.commitSeq++
-		ops := i.w.closeSegment(i.m.seq)
+		ops := append(slices.Clip(i.w.closeSegment(i.m.seq)), record...)
+		now := i.shard.manager.clock.now()
+		if identified {
+			request := i.requests.add(i.m.seq, newRequest(e.call, result, now), &e.claim)
+			i.w.charge(len(request[len(request)-1].Value))
+			ops = append(request, ops...) // As their keys are ordered.
+		}
+		i.requests.latest = now
 		seg = &storage.Segment{
 			Object: i.ref, Term: i.term, Incarnation: i.number, Sequence: i.m.seq,
-			CommitSequence: i.commitSeq, Time: i.shard.manager.clock.now(), Ops: append(slices.Clip(ops), record...),
+			CommitSequence: i.commitSeq, Time: now, Ops: ops,
 		}
 	}
 	i.mu.Unlock()
@@ -237,8 +264,12 @@ func (i *incarnation) recordOps() ([]storage.Op, bool, error) {
 	case empty && !i.exists, !i.exists && sets == 0:
 		return nil, false, nil // Nothing was there, and nothing is.
 	case empty:
+		ops, err := i.endRequests()
+		if err != nil {
+			return nil, false, err
+		}
 		i.exists = false
-		return []storage.Op{{Op: storage.OpDelete, Kind: storage.KindRecord}}, true, nil
+		return append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRecord}), true, nil
 	case !i.exists, i.nameless && i.state.name != nil:
 		i.exists, i.nameless = true, i.state.name == nil
 		raw, err := storage.Record{Name: i.state.name, Class: i.class.Name}.Encode()

@@ -87,9 +87,13 @@ type event struct {
 	// over says that its incarnation ended before it returned.
 	over bool
 
+	// followers have the same request id, and are answered with it.
+	followers []*Call
+
 	// Of the shell, under the object's lock.
 	turn   chan struct{} // closed when it has the turn back, or is over
 	cancel func(error)   // of its Init's context
+	claim  claim         // of the call's request id
 }
 
 // waiter is an event that has run and waits at the output gate, or a barrier of one that goes on.
@@ -175,6 +179,12 @@ func (m *machine) begin() *event {
 // skip answers the running event, which did not run.
 func (m *machine) skip(err error) {
 	m.answer(m.running.call, Result{Err: err})
+	m.running = nil
+}
+
+// follow answers the running event, which does not run, with another that has begun.
+func (m *machine) follow(e *event) {
+	e.followers = append(e.followers, m.running.call)
 	m.running = nil
 }
 
@@ -487,5 +497,14 @@ func (m *machine) idle() bool {
 func (m *machine) take() ([]answer, []*event) {
 	answers, ended := m.answers, m.ended
 	m.answers, m.ended = nil, nil
+	for _, a := range answers {
+		if a.barrier != nil {
+			continue
+		}
+		for _, c := range a.call.ev.followers {
+			answers = append(answers, answer{call: c, result: a.result})
+		}
+		a.call.ev.followers = nil
+	}
 	return answers, ended
 }

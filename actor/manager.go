@@ -57,6 +57,7 @@ type Manager struct {
 	shards   []shard
 	clock    hybridClock
 	queued   atomic.Int64 // bytes
+	indexed  atomic.Int64 // bytes of the objects' indexes of request ids
 	counters counters
 	work     chan *object // to runners that wait
 	waiting  atomic.Int64 // those
@@ -323,14 +324,20 @@ func (m *Manager) sweep() {
 func (m *Manager) evictIdle(s *shard, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for ref, o := range s.objects {
+	for _, o := range s.objects {
 		o.mu.Lock()
 		if !o.looking && o.m.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
-			delete(s.objects, ref)
-			m.counters.evictions.Add(1)
+			m.forget(s, o)
 		}
 		o.mu.Unlock()
 	}
+}
+
+// forget drops an idle object from memory. The caller holds both locks.
+func (m *Manager) forget(s *shard, o *object) {
+	delete(s.objects, o.ref)
+	o.chargeIndex(0)
+	m.counters.evictions.Add(1)
 }
 
 // Evict drops an object from memory: at once when it is idle, else soon after it next is. It says
@@ -346,8 +353,7 @@ func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.looking && o.m.idle() {
-		delete(s.objects, ref)
-		m.counters.evictions.Add(1)
+		m.forget(s, o)
 	} else {
 		o.evict = true
 	}

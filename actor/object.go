@@ -31,7 +31,9 @@ type object struct {
 	counted  bool         // in shard.busy
 	charged  int          // bytes of the write set that count as the node's
 	lastUsed int64        // Unix nanoseconds
-	evict    bool         // as soon as it is idle
+	requests requestLog
+	indexed  int  // bytes of requests that count as the node's
+	evict    bool // as soon as it is idle
 }
 
 // unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
@@ -74,7 +76,7 @@ func (o *object) bury(ended []*event) {
 		o.w.discardOpen()
 	}
 	if o.m.lost {
-		o.w = writeSet{}
+		o.w, o.requests = writeSet{}, requestLog{}
 	}
 	for _, e := range ended {
 		e.wake()
@@ -86,6 +88,21 @@ func (o *object) charge() {
 	if bytes := o.w.bytes(); bytes != o.charged {
 		o.shard.manager.queued.Add(int64(bytes - o.charged))
 		o.charged = bytes
+	}
+	if o.requests.indexBytes() == 0 && o.indexed == 0 {
+		return
+	}
+	if o.shard.manager.indexed.Load() > indexBytesMax && !o.m.busy() && len(o.m.suspended) == 0 {
+		o.requests = requestLog{latest: o.requests.latest}
+	}
+	o.chargeIndex(o.requests.indexBytes())
+}
+
+// chargeIndex keeps the node's count of the bytes of indexes of request ids.
+func (o *object) chargeIndex(bytes int) {
+	if bytes != o.indexed {
+		o.shard.manager.indexed.Add(int64(bytes - o.indexed))
+		o.indexed = bytes
 	}
 }
 
@@ -149,7 +166,10 @@ func (o *object) event(e *event, inc *incarnation) bool {
 		}
 	}
 	if inc != nil {
-		inc.run(e)
+		if err := inc.run(e); err != nil {
+			err = o.unreadable(err)
+			return o.finish(e, func() { o.m.skip(err) })
+		}
 	}
 	return o.finish(e, func() {})
 }
@@ -264,6 +284,7 @@ func (o *object) Readable(seq uint64) {
 	o.mu.Lock()
 	o.m.read(seq)
 	o.w.readable(seq)
+	o.requests.readable(seq)
 	o.unlock()
 }
 

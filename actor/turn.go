@@ -59,7 +59,7 @@ func (i *incarnation) barrier(e *event) (<-chan error, error) {
 		return nil, err
 	}
 	opened := make(chan error, 1)
-	err = i.close(e, func(wrote, sole bool) gate {
+	err = i.close(e, nil, func(wrote, sole bool) gate {
 		return i.m.barrier(func(err error) { opened <- err }, wrote, sole)
 	})
 	if err != nil {

@@ -618,3 +618,54 @@ func TestInitEndsWithItsIncarnation(t *testing.T) {
 		wantReason(t, "who waits for an Init that takes too long", <-b, fault.ObjectTimeout)
 	})
 }
+
+// The duplicate of a call that has given up its turn is answered with that one, whatever becomes of it.
+func TestADuplicateWaitsForTheCallThatRuns(t *testing.T) {
+	t.Parallel()
+	for _, reset := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) { duplicate(t, reset) })
+	}
+}
+
+func duplicate(t *testing.T, reset bool) {
+	w := newPlainWorld(t)
+	outside, back := make(chan struct{}), make(chan struct{})
+	first := w.request(1, "id", "", func(ctx context.Context, s *State) error {
+		if _, err := add(s); err != nil {
+			return err
+		}
+		return s.Yield(ctx, func(context.Context) error {
+			close(outside)
+			<-back
+			return errors.New("as it happens")
+		})
+	})
+	<-outside
+	never := func(context.Context, *State) error {
+		t.Error("the duplicate runs")
+		return nil
+	}
+	second := w.request(1, "id", "", never)
+	wantReason(t, "other arguments", <-w.request(1, "id", "other", never), fault.InvalidArgument)
+	pending(t, "the duplicate", second)
+	if reset {
+		wantReason(t, "the reset", w.do(1, func(_ context.Context, s *State) error {
+			s.Abort("test")
+			return nil
+		}), fault.ObjectReset)
+	}
+	close(back)
+	if a, b := <-first, <-second; a == nil || b == nil || a.Error() != b.Error() {
+		t.Errorf("the call got %v, its duplicate %v", a, b)
+	}
+	if got := number(t, w); got != 1 {
+		t.Errorf("counted %d", got)
+	}
+	want := "as it happens"
+	if reset {
+		want = "was cut off"
+	}
+	if err := <-w.request(1, "id", "", never); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("a later duplicate got %v, want %q", err, want)
+	}
+}

@@ -75,8 +75,13 @@ func plainRef(n byte) storage.ObjectRef {
 
 // start has an object do something, as a call.
 func (w *plainWorld) start(n byte, act func(ctx context.Context, s *State) error) <-chan error {
+	return w.request(n, "", "", act)
+}
+
+// request is start with a request id, and arguments that the object does not look at.
+func (w *plainWorld) request(n byte, id, body string, act func(ctx context.Context, s *State) error) <-chan error {
 	done := make(chan error, 1)
-	call := &Call{Object: plainRef(n), Class: plainClass, Method: "Act", Done: func(r Result) { done <- r.Err }}
+	call := &Call{Object: plainRef(n), Class: plainClass, Method: "Act", RequestID: id, Body: []byte(body), Done: func(r Result) { done <- r.Err }}
 	w.acts.Store(call, act)
 	w.manager.Deliver(call)
 	return done

@@ -216,6 +216,12 @@ func (w *writeSet) closeSegment(seq uint64) []storage.Op {
 	return ops
 }
 
+// charge adds to what the segment closed last counts as.
+func (w *writeSet) charge(bytes int) {
+	w.segments[len(w.segments)-1].bytes += bytes
+	w.inFlightBytes += bytes
+}
+
 // readable forgets the segments up to seq, which the store shows now.
 func (w *writeSet) readable(seq uint64) {
 	n := 0

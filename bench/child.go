@@ -31,9 +31,10 @@ type roleConfig struct {
 	Name string
 	Dir  string
 	// Node.
-	Bootstrap bool
-	Join      []string
-	// Replicas.
+	Bootstrap   bool
+	Join        []string
+	MemoryLimit int64
+	// Replicas; Addrs also of callers.
 	Self  uint64
 	Addrs map[uint64]string
 
@@ -50,12 +51,18 @@ type request struct {
 	Do      string
 	Callers int
 	Length  time.Duration
+	// Of callers: how they call, and how large their requests are.
+	Kind  string
+	Bytes int
 }
 
 type answer struct {
 	Error  string
 	Count  int
 	Micros []int // a sample of latencies
+	// Of callers: calls that were refused and that failed, and why one did.
+	Refused, Failed int
+	Sample          string
 
 	Leads int // shards led, of the three-replica server
 
@@ -192,7 +199,7 @@ func serveRole(role string) error {
 		defer stop()
 	}
 	start, ok := map[string]func(roleConfig) (*server, error){
-		"echo": startEcho, "node": startNode, "replica": startReplica,
+		"echo": startEcho, "node": startNode, "replica": startReplica, "callers": startCallers,
 	}[role]
 	if !ok {
 		return fmt.Errorf("no such role: %q", role)

@@ -33,6 +33,7 @@ type options struct {
 	rows       *regexp.Regexp
 	dir        string
 	cpuProfile string
+	overload   bool
 	verbose    bool
 }
 
@@ -53,6 +54,7 @@ func main() {
 	flag.StringVar(&rows, "rows", "", "only the rows whose names match a regular `expression`, as in -rows 'echo|read'")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profiles of every server and of the callers into this `directory`")
+	flag.BoolVar(&o.overload, "overload", false, "measure what is left of the throughput, and what memory is taken, with more callers than can be served, instead of all else; exit status 1 when it is not enough")
 	flag.BoolVar(&o.verbose, "v", false, "show what the servers log")
 	flag.Parse()
 	for s := range strings.SplitSeq(callers, ",") {
@@ -95,6 +97,9 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 		defer stop()
+	}
+	if o.overload {
+		return b.overload()
 	}
 	for _, part := range []struct {
 		name string

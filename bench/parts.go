@@ -229,14 +229,17 @@ func (b *bench) threeNodes() error {
 }
 
 // cluster starts three nodes and waits until every shard has three replicas and its owner.
-func (b *bench) cluster() ([]*child, error) {
-	n1, err := b.spawn(roleConfig{Role: "node", Name: "n1", Dir: filepath.Join(b.dir, "n1"), Bootstrap: true})
+func (b *bench) cluster() ([]*child, error) { return b.clusterOf(0) }
+
+// clusterOf starts three nodes of so much memory, 0 for what there is.
+func (b *bench) clusterOf(memory int64) ([]*child, error) {
+	n1, err := b.spawn(roleConfig{Role: "node", Name: "n1", Dir: filepath.Join(b.dir, "n1"), Bootstrap: true, MemoryLimit: memory})
 	if err != nil {
 		return nil, err
 	}
 	nodes := []*child{n1}
 	for _, name := range []string{"n2", "n3"} {
-		n, err := b.spawn(roleConfig{Role: "node", Name: name, Dir: filepath.Join(b.dir, name), Join: []string{n1.ready.Gossip}})
+		n, err := b.spawn(roleConfig{Role: "node", Name: name, Dir: filepath.Join(b.dir, name), Join: []string{n1.ready.Gossip}, MemoryLimit: memory})
 		if err != nil {
 			return nil, err
 		}

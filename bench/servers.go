@@ -67,14 +67,14 @@ func startEcho(roleConfig) (*server, error) {
 
 // startNode serves a node with counters.
 func startNode(cfg roleConfig) (*server, error) {
-	node.TuneRuntime(0)
+	node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	n, err := node.Start(ctx, node.Config{
 		Name: cfg.Name, DataDir: cfg.Dir, Bootstrap: cfg.Bootstrap, Join: cfg.Join,
 		GRPC: anyPort, Peer: anyPort, Gossip: anyPort, HTTP: anyPort, Admin: anyPort,
 		RingJoinAfter: 100 * time.Millisecond, LeaderStable: 200 * time.Millisecond,
-		Classes: []actor.Class{counter.Class()}, Logger: logger(),
+		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{counter.Class()}, Logger: logger(),
 	})
 	if err != nil {
 		return nil, err

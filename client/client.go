@@ -13,11 +13,19 @@
 //
 //   - Calls on one stub reach the object in the order in which they were made, also those of Send,
 //     which does not wait for the answer.
-//   - A call that certainly did not run is made again, within its deadline: the caller sees neither
-//     a move nor a failover that it could not have noticed by itself.
-//   - A call whose fate is not known fails with ABORTED, reason OUTCOME_UNKNOWN, and is never made
-//     again. When it was made by Send, what was called on the same stub behind it before it failed
-//     is not made again either.
+//   - A call is made again, within its deadline, when it certainly did not run, and when it is not known
+//     whether it did: every call carries a request id, by which the object answers it with its first
+//     reply and runs it no second time. The caller sees neither a move nor a failover.
+//   - A call of Send whose fate is not known fails with ABORTED, reason OUTCOME_UNKNOWN, when another
+//     was sent behind it on the same stub: made again it could run after that one. What was called on
+//     the stub before it failed is not made again either. A call of which it is not known until its
+//     deadline whether it ran fails so too.
+//   - A call that was cut off after a part of its writes, by a Confirm, had become durable fails with
+//     ABORTED, reason REQUEST_INTERRUPTED.
+//
+// A program that wants to make a call again after its own restart gives the id itself, as outgoing
+// metadata holdfast-request-id, 1 to 128 bytes. An object remembers the newest 1,024 ids of calls that
+// wrote something, and their replies, up to 1 MiB and for 10 minutes; what is older counts as new.
 package client
 
 import (
@@ -54,6 +62,7 @@ const (
 // Client calls the objects of one cluster. It is safe for concurrent use. Close it.
 type Client struct {
 	dial   []grpc.DialOption
+	ids    requestIDs
 	seeds  []*conn
 	owners atomic.Pointer[owners]
 
@@ -102,6 +111,7 @@ func New(addrs []string, options ...Option) (*Client, error) {
 			grpc.WithInitialWindowSize(1 << 20), grpc.WithInitialConnWindowSize(4 << 20),
 			grpc.WithConnectParams(quickConnect),
 		},
+		ids:     newRequestIDs(),
 		conns:   make(map[string]*conn),
 		delayed: make(map[*Object]time.Time),
 	}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -208,31 +210,121 @@ func TestRefusedCallIsMadeAgain(t *testing.T) {
 	}
 }
 
-func TestLostCallIsNotMadeAgain(t *testing.T) {
+// A call whose answer was lost is made again under its id, and no other.
+func TestLostCallIsMadeAgain(t *testing.T) {
 	t.Parallel()
-	arrived := make(chan struct{}, 10)
-	n := serve(t, "127.0.0.1:0", func(*frame.Request, func(frame.Response)) func(error) {
-		arrived <- struct{}{}
+	ids := make(chan string, 10)
+	n := serve(t, "127.0.0.1:0", func(req *frame.Request, _ func(frame.Response)) func(error) {
+		ids <- req.RequestID
 		return nil
 	})
 	c := connect(t, n.addr)
-	failed := make(chan error)
+	answered := make(chan error, 1)
 	go func() {
-		_, err := c.Name("C", "x").CallJSON(t.Context(), "M", nil)
-		failed <- err
+		_, err := c.Name("C", "x").CallJSON(t.Context(), "M", 5)
+		answered <- err
 	}()
-	<-arrived
+	first := <-ids
 	n.stop()
-	if err := <-failed; fault.ReasonOf(err) != fault.OutcomeUnknown || status.Code(err) != codes.Aborted {
+	refusals := []error{fault.New(fault.OutcomeUnknown, ""), fault.New(fault.NoOwner, ""), fault.New(fault.Overloaded, "")}
+	serve(t, n.addr, func(req *frame.Request, reply func(frame.Response)) func(error) {
+		ids <- req.RequestID
+		if len(refusals) > 0 {
+			err := refusals[0]
+			refusals = refusals[1:]
+			reply(frame.ErrorResponse(err))
+			return nil
+		}
+		return echo(req, reply)
+	})
+	if err := <-answered; err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		if id := <-ids; id != first || id == "" {
+			t.Errorf("made again with id %q, not %q", id, first)
+		}
+	}
+	if _, err := c.Name("C", "x").CallJSON(t.Context(), "M", 5); err != nil {
+		t.Fatal(err)
+	}
+	if id := <-ids; id == first {
+		t.Error("another call has the same id")
+	}
+}
+
+// What may have run is not said not to have, whatever becomes of it when it is made again.
+func TestLostCallStaysInDoubt(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	n := serve(t, "127.0.0.1:0", func(_ *frame.Request, reply func(frame.Response)) func(error) {
+		reason := fault.NoOwner
+		if calls.Add(1) == 1 {
+			reason = fault.OutcomeUnknown
+		}
+		reply(frame.ErrorResponse(fault.New(reason, "")))
+		return nil
+	})
+	c := connect(t, n.addr)
+	p, err := c.Name("C", "x").Send(t.Context(), "M", &counterv1.IncrementRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	until(t, "three tries", func() bool { return calls.Load() >= 3 })
+	c.Close()
+	if err := p.Wait(&counterv1.IncrementRequest{}); fault.ReasonOf(err) != fault.OutcomeUnknown {
 		t.Errorf("got %v", err)
 	}
-	// The stub lives on when the node does.
-	serve(t, n.addr, echo)
+}
+
+// A call of Send that is lost is not made again when one behind it may have run.
+func TestLostCallIsNotMadeAgainAfterALaterOne(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	n := serve(t, "127.0.0.1:0", func(*frame.Request, func(frame.Response)) func(error) {
+		calls.Add(1)
+		return nil
+	})
+	c := connect(t, n.addr)
+	pending := sendAll(t, c.Name("C", "x"), 2)
+	until(t, "two calls", func() bool { return calls.Load() == 2 })
+	n.stop()
+	if err := pending[0].Wait(&counterv1.IncrementRequest{}); fault.ReasonOf(err) != fault.OutcomeUnknown || status.Code(err) != codes.Aborted {
+		t.Errorf("got %v", err)
+	}
+	again := serve(t, n.addr, echo)
+	defer again.stop()
+	// The stub lives on.
 	if raw, err := c.Name("C", "x").CallJSON(t.Context(), "M", 5); err != nil || string(raw) != "5" {
 		t.Errorf("got %s, %v", raw, err)
 	}
-	if len(arrived) > 0 {
-		t.Error("the lost call was made again")
+}
+
+func TestRequestIDOfTheCaller(t *testing.T) {
+	t.Parallel()
+	got := make(chan *frame.Request, 1)
+	n := serve(t, "127.0.0.1:0", func(req *frame.Request, reply func(frame.Response)) func(error) {
+		got <- req
+		return echo(req, reply)
+	})
+	c := connect(t, n.addr)
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "holdfast-request-id", "mine")
+	if _, err := c.Name("C", "x").CallJSON(ctx, "M", 5); err != nil {
+		t.Fatal(err)
+	}
+	if req := <-got; req.RequestID != "mine" || len(req.Metadata) > 0 {
+		t.Errorf("got %+v", req)
+	}
+	for _, bad := range []struct{ id, want string }{{"", "empty"}, {strings.Repeat("x", 129), "128 bytes, has 129"}} {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "holdfast-request-id", bad.id)
+		_, err := c.Name("C", "x").CallJSON(ctx, "M", 5)
+		if fault.ReasonOf(err) != fault.InvalidArgument || !strings.Contains(err.Error(), bad.want) {
+			t.Errorf("id of %d bytes: got %v", len(bad.id), err)
+		}
+	}
+	_, err := c.Name("C", "x").CallJSON(metadata.AppendToOutgoingContext(ctx, "holdfast-request-id", "another"), "M", 5)
+	if fault.ReasonOf(err) != fault.InvalidArgument {
+		t.Errorf("two ids: got %v", err)
 	}
 }
 

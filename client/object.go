@@ -41,9 +41,10 @@ type Object struct {
 	mu       sync.Mutex
 	shard    int // -1: not known
 	made     uint64
-	unwaited int   // calls of Send without an answer
-	flying   int   // calls sent and not answered
-	via      *conn // where they went
+	sent     uint64 // the latest call sent
+	unwaited int    // calls of Send without an answer
+	flying   int    // calls sent and not answered
+	via      *conn  // where they went
 	line     []*Pending
 	wait     time.Duration // before the line is tried again; 0: nothing was refused
 	ran      uint64        // the latest call that may have run
@@ -62,6 +63,7 @@ type Pending struct {
 	cancel    func(error)
 	abandoned bool
 	last      error // what it was refused with
+	doubt     bool  // it may have run, whatever it was refused with last
 }
 
 // channels are reused: every call needs one for its answer.
@@ -166,7 +168,11 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	p.answered = channels.Get().(chan frame.Response) //nolint:forcetypeassert // nothing else is in it
 	p.req.Class, p.req.Method = o.class, bare(p.req.Method)
 	p.req.Name, p.req.Named, p.req.ID = o.name, o.named, o.id
-	p.req.Metadata = outgoing(ctx)
+	var err error
+	if p.req.Metadata, err = o.c.outgoing(ctx, &p.req.RequestID); err != nil {
+		p.answered <- frame.ErrorResponse(err)
+		return p
+	}
 	var ok bool
 	if p.req.Deadline, ok = ctx.Deadline(); !ok {
 		p.req.Deadline = time.Now().Add(DefaultTimeout)
@@ -198,6 +204,7 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	}
 	o.via = via
 	o.flying++
+	o.sent = p.number
 	o.mu.Unlock()
 	o.fly(p, via)
 	return p
@@ -254,20 +261,30 @@ func (o *Object) answer(p *Pending, resp frame.Response) {
 	if resp.Owner.Shards != 0 {
 		o.shard = int(resp.Owner.Shard)
 	}
-	switch reason {
-	case fault.NoOwner, fault.OwnerChanged:
-		if again = o.mayRepeatLocked(p, time.Now()); again {
+	switch {
+	case reason == fault.OutcomeUnknown:
+		p.doubt, o.ran = true, max(o.ran, p.number)
+		again = o.mayRepeatLocked(p, time.Now())
+	case reason.Retryable(), reason == fault.Overloaded && p.doubt:
+		again = o.mayRepeatLocked(p, time.Now())
+	}
+	switch {
+	case again:
+		if reason == fault.OutcomeUnknown || !p.doubt {
 			p.last = err
-			i, _ := slices.BinarySearchFunc(o.line, p, func(a, b *Pending) int { return cmp.Compare(a.number, b.number) })
-			o.line = slices.Insert(o.line, i, p)
-			o.wait = min(max(2*o.wait, retryMin), retryMax)
 		}
-	case fault.Overloaded: // It did not run.
-	case fault.OutcomeUnknown, fault.ObjectReset, fault.Panic:
+		i, _ := slices.BinarySearchFunc(o.line, p, func(a, b *Pending) int { return cmp.Compare(a.number, b.number) })
+		o.line = slices.Insert(o.line, i, p)
+		o.wait = min(max(2*o.wait, retryMin), retryMax)
+	case p.doubt && (reason.Retryable() || reason == fault.Overloaded):
+		resp = frame.ErrorResponse(p.last)
+		fallthrough
+	case reason == fault.OutcomeUnknown, reason == fault.ObjectReset, reason == fault.Panic:
 		o.ran = max(o.ran, p.number)
 		if p.unwaited {
 			o.poisoned = o.made
 		}
+	case reason.Retryable(), reason == fault.Overloaded: // It did not run.
 	default:
 		o.ran = max(o.ran, p.number)
 		o.wait = 0
@@ -289,11 +306,15 @@ func (o *Object) answer(p *Pending, resp frame.Response) {
 	}
 }
 
-// mayRepeatLocked says that a call that did not run may be sent again, or still.
+// mayRepeatLocked says that a call may be sent again, or still: it did not run, or nothing was sent
+// behind it that it could overtake by running later.
 func (o *Object) mayRepeatLocked(p *Pending, now time.Time) bool {
 	switch {
 	case p.abandoned, now.After(p.req.Deadline), o.c.ctx.Err() != nil, p.number <= o.poisoned:
 		return false
+	}
+	if p.doubt {
+		return !p.unwaited || p.number == o.sent
 	}
 	return !p.unwaited || p.number > o.ran
 }
@@ -321,6 +342,9 @@ func (o *Object) pump() {
 	if o.via = o.c.route(o.shardLocked()); o.via != nil {
 		ready, o.line = o.line, nil
 		o.flying = len(ready)
+		for _, p := range ready {
+			o.sent = max(o.sent, p.number)
+		}
 	}
 	via, waits := o.via, len(o.line) > 0
 	o.mu.Unlock()
@@ -335,10 +359,11 @@ func (o *Object) pump() {
 	}
 }
 
-// refuse ends a call that is not made (again): it certainly did not run.
+// refuse ends a call that is not made (again): unless it was in doubt it certainly did not run.
 func (p *Pending) refuse() {
 	err := p.last
 	switch {
+	case p.doubt: // The last was that.
 	case p.o.c.ctx.Err() != nil:
 		err = status.Error(codes.Canceled, errClosed.Error())
 	case err == nil && time.Now().After(p.req.Deadline):
@@ -375,18 +400,18 @@ func bare(method string) string {
 	return method
 }
 
-// outgoing returns the caller's metadata. What names the object is the stub's own business.
-func outgoing(ctx context.Context) metadata.MD {
-	md, ok := metadata.FromOutgoingContext(ctx)
-	if !ok {
-		return nil
-	}
+// outgoing returns the caller's metadata, and sets the call's request id. What names the object is the
+// stub's own business.
+func (c *Client) outgoing(ctx context.Context, id *string) (metadata.MD, error) {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	var err error
+	*id, err = c.requestID(md.Get(keyRequestID))
 	for key := range md { // A copy of our own.
 		if strings.HasPrefix(key, "holdfast-") {
 			delete(md, key)
 		}
 	}
-	return md
+	return md, err
 }
 
 // String names the object for people.

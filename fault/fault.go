@@ -7,6 +7,7 @@
 package fault
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -139,6 +140,16 @@ func ReasonOf(err error) Reason {
 		return ""
 	}
 	return ReasonOfStatus(s)
+}
+
+// StatusOf returns what a call that ended with err is answered with: the status of a fault or of a gRPC
+// error, that of the end of a context, or UNKNOWN with the error's text.
+func StatusOf(err error) *status.Status {
+	s, ok := status.FromError(err)
+	if !ok && (errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled)) {
+		s = status.FromContextError(err)
+	}
+	return s
 }
 
 // ReasonOfStatus returns the reason that a gRPC status carries, or "".

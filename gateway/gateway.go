@@ -44,8 +44,13 @@ type Config struct {
 	// them. Calls of other classes are taken as well.
 	Classes []actor.Class
 	// Admin answers holdfast.v1.Admin.
-	Admin  holdfastv1.AdminServer
-	Logger *slog.Logger
+	Admin holdfastv1.AdminServer
+	// Frames bounds the conversation with each client.
+	Frames frame.Options
+	// ReceivingMax bounds the requests of plain gRPC that are on their way in and those of them that are
+	// slow, each: default 1,024. A request may take up to twice its size while it arrives.
+	ReceivingMax int
+	Logger       *slog.Logger
 }
 
 // reservedPrefix begins the names of classes and services that only the cluster itself calls.
@@ -68,6 +73,7 @@ type Gateway struct {
 	logger *slog.Logger
 	server *grpc.Server
 	health *health.Server
+	in     *receivers
 	wg     sync.WaitGroup
 
 	// stopping ends when Stop begins: streams take no new calls. ctx ends when Stop's own context
@@ -83,7 +89,10 @@ func New(cfg Config) *Gateway {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	g := &Gateway{cfg: cfg, logger: cfg.Logger, health: health.NewServer()}
+	if cfg.ReceivingMax == 0 {
+		cfg.ReceivingMax = 1024
+	}
+	g := &Gateway{cfg: cfg, logger: cfg.Logger, health: health.NewServer(), in: newReceivers(cfg.ReceivingMax)}
 	g.stopping, g.stop = context.WithCancel(context.Background())
 	g.ctx, g.cancel = context.WithCancelCause(context.Background())
 	g.server = grpc.NewServer(
@@ -99,9 +108,11 @@ func New(cfg Config) *Gateway {
 		grpc.WaitForHandlers(true),
 		grpc.InitialWindowSize(1<<20),
 		grpc.InitialConnWindowSize(4<<20),
+		// What a caller that vanished has begun to send is not waited for.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
-	holdfastv1.RegisterObjectsServer(g.server, g)
+	g.server.RegisterService(g.in.bound(holdfastv1.Objects_ServiceDesc), g)
 	if cfg.Admin != nil {
 		holdfastv1.RegisterAdminServer(g.server, cfg.Admin)
 	}
@@ -142,7 +153,7 @@ func (g *Gateway) register(service *grpc.ServiceDesc) {
 			},
 		})
 	}
-	g.server.RegisterService(&desc, g)
+	g.server.RegisterService(g.in.bound(desc), g)
 	g.health.SetServingStatus(service.ServiceName, healthv1.HealthCheckResponse_NOT_SERVING)
 }
 
@@ -245,7 +256,7 @@ func (w *watchStream) Context() context.Context { return w.ctx }
 func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
 	var in rawMessage
-	if err := stream.RecvMsg(&in); errors.Is(err, io.EOF) {
+	if err := g.in.receive(stream.Context(), func() error { return stream.RecvMsg(&in) }); errors.Is(err, io.EOF) {
 		return fault.New(fault.InvalidArgument, "%s: send one message, the request; got none", method)
 	} else if err != nil {
 		return err
@@ -310,12 +321,14 @@ func checkReserved(req *frame.Request) error {
 	return nil
 }
 
-// The metadata keys that name the object.
+// The metadata keys that are Holdfast's own: those that name the object, and one that names the call.
 const (
 	keyName    = "holdfast-name"
 	keyNameBin = "holdfast-name-bin"
 	keyID      = "holdfast-id"
 	keyPrefix  = "holdfast-"
+	// keyRequestID names the call itself, so that it can be sent again.
+	keyRequestID = "holdfast-request-id"
 )
 
 // newRequest reads the metadata of a call.
@@ -342,6 +355,13 @@ func newRequest(ctx context.Context, method string, body []byte) (*frame.Request
 				return nil, fault.New(fault.InvalidID, "%s: %v", keyID, err)
 			}
 			req.ID = id
+		case key == keyRequestID:
+			if len(values) > 1 {
+				return nil, fault.New(fault.InvalidArgument, "%s: send one, got %d", keyRequestID, len(values))
+			}
+			if err := setRequestID(req, keyRequestID, values[0]); err != nil {
+				return nil, err
+			}
 		}
 	}
 	switch {
@@ -353,6 +373,18 @@ func newRequest(ctx context.Context, method string, body []byte) (*frame.Request
 		return nil, fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name))
 	}
 	return req, nil
+}
+
+// setRequestID takes a request id that a caller has sent in a field.
+func setRequestID(req *frame.Request, field, id string) error {
+	switch {
+	case id == "":
+		return fault.New(fault.InvalidArgument, "%s: must not be empty", field)
+	case len(id) > frame.RequestIDBytesMax:
+		return fault.New(fault.InvalidArgument, "%s: at most %d bytes, has %d", field, frame.RequestIDBytesMax, len(id))
+	}
+	req.RequestID = id
+	return nil
 }
 
 // internalKey says that a metadata key is gRPC's own.
@@ -381,6 +413,11 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 	case req.Method == "":
 		return nil, fault.New(fault.UnknownMethod, "method: must be given")
 	}
+	if in.RequestId != nil {
+		if err := setRequestID(req, "request_id", in.GetRequestId()); err != nil {
+			return nil, err
+		}
+	}
 	resp, err := g.route(ctx, req)
 	if err != nil {
 		return nil, err
@@ -392,7 +429,7 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 func (g *Gateway) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
-	m := frame.NewMux(stream, &clientCalls{g}, frame.Options{})
+	m := frame.NewMux(stream, &clientCalls{g}, g.cfg.Frames)
 	drain := context.AfterFunc(g.stopping, func() {
 		_ = m.Drain(g.ctx) // Whoever is not through by then is cut off.
 		cancel(errStopping)

@@ -63,8 +63,8 @@ type Config struct {
 	// SnapshotRate is how many bytes of snapshots a node sends in a second, at most: default 64 MiB.
 	// Less leaves more of the network to calls while replicas are rebuilt.
 	SnapshotRate int
-	// MemoryLimit in bytes, of which a quarter is for mailboxes and unflushed writes; 0 takes the
-	// Go runtime's limit, else the machine's memory.
+	// MemoryLimit in bytes, of which a quarter is for mailboxes and unflushed writes, and a quarter for
+	// calls on their way; 0 takes the Go runtime's limit, else the container's, else the machine's memory.
 	MemoryLimit int64
 	// MinFreeDisk is how much of the data directory's disk is kept free: below it, writes are refused
 	// with DISK_FULL; a little above it, ownership goes to nodes with more room. Default 256 MiB;

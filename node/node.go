@@ -165,9 +165,10 @@ func (n *Node) build() error {
 	}
 	n.facts.save = func(body []byte) error { return n.store.SetMeta(factsMetaKey, body) }
 
+	memory := memoryLimit(n.cfg.MemoryLimit)
 	classes := append([]actor.Class{system.Class()}, n.cfg.Classes...)
 	n.manager, err = actor.NewManager(actor.Config{
-		Shards: n.id.Shards, Classes: classes, Logger: n.log, QueuedBytesMax: memoryLimit(n.cfg.MemoryLimit) / 4,
+		Shards: n.id.Shards, Classes: classes, Logger: n.log, QueuedBytesMax: memory / 4,
 	})
 	if err != nil {
 		return err
@@ -188,6 +189,7 @@ func (n *Node) build() error {
 		OnBroken:    n.peerBroken,
 		OnConnected: n.peerConnected,
 		OnOldCopy:   n.fail,
+		Frames:      frameBounds(memory),
 		Dial:        n.cfg.DialPeer,
 		Logger:      n.log,
 	})
@@ -203,12 +205,16 @@ func (n *Node) build() error {
 	n.ring.Store(placement.NewRing([]placement.NodeID{n.id.Node}, n.id.Shards, n.id.Replicas))
 	n.router = router.New(router.Config{
 		Self: n.id.Node, Shards: n.id.Shards, Facts: n.facts, Local: n.manager, Leaders: n.host, Remote: n.peers,
-		FactsClass: system.ClassName,
-		Wish:       func(shard placement.ShardID) (placement.NodeID, bool) { return n.ring.Load().Owner(shard) },
-		Addr:       func(id placement.NodeID) string { m, _ := n.member(id); return m.Addresses.GRPC },
+		FactsClass: system.ClassName, BytesMax: memory / 4,
+		Wish: func(shard placement.ShardID) (placement.NodeID, bool) { return n.ring.Load().Owner(shard) },
+		Addr: func(id placement.NodeID) string { m, _ := n.member(id); return m.Addresses.GRPC },
 	})
 	n.facts.call = callSystem(n.router)
-	n.gateway = gateway.New(gateway.Config{Router: n.router, Classes: n.cfg.Classes, Admin: &adminServer{n: n}, Logger: n.log})
+	n.gateway = gateway.New(gateway.Config{
+		Router: n.router, Classes: n.cfg.Classes, Admin: &adminServer{n: n}, Frames: frameBounds(memory),
+		ReceivingMax: int(min(max(memory/8>>20, 16), 4096)), // An eighth of it, with a MiB each.
+		Logger:       n.log,
+	})
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/holdfast-io/holdfast/gateway"
 	"github.com/holdfast-io/holdfast/node/system"
 	"github.com/holdfast-io/holdfast/peer"
+	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
 	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
 	"github.com/holdfast-io/holdfast/replica"
@@ -210,6 +211,15 @@ func memoryLimit(configured int64) int64 {
 		}
 	}
 	return 1 << 30
+}
+
+// frameBounds returns what may wait on one connection in a node of so much memory: enough for the
+// largest body, and no more than is of use.
+func frameBounds(memory int64) frame.Options {
+	return frame.Options{
+		QueueBytesMax:   int(min(max(memory/16, frame.BodyBytesMax), 64<<20)),
+		PartialBytesMax: int(min(max(memory/8, frame.BodyBytesMax), 128<<20)),
+	}
 }
 
 // storedMembers is what a node remembers of the others: a restart needs no seed.

@@ -119,7 +119,7 @@ func (l *link) runCalls() {
 			}
 			return false, err
 		}
-		m := frame.NewMux(stream, l.peers.cfg.Calls(l.to), frame.Options{})
+		m := frame.NewMux(stream, l.peers.cfg.Calls(l.to), l.peers.cfg.Frames)
 		l.mux.Store(m)
 		defer l.mux.Store(nil)
 		if l.peers.cfg.OnConnected != nil {

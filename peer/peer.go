@@ -77,6 +77,8 @@ type Config struct {
 	// dial either. OnConnected, that calls can be sent to it.
 	OnBroken    func(placement.NodeID)
 	OnConnected func(placement.NodeID)
+	// Frames bounds each conversation.
+	Frames frame.Options
 	// Dial reaches an address that Resolve returned: default a plain TCP dial.
 	Dial   func(ctx context.Context, addr string) (net.Conn, error)
 	Logger *slog.Logger
@@ -463,7 +465,7 @@ func (p *Peers) Calls(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfas
 	}
 	ctx, cancel := p.until(stream.Context())
 	defer cancel()
-	m := frame.NewMux(stream, p.cfg.Calls(h.Node), frame.Options{})
+	m := frame.NewMux(stream, p.cfg.Calls(h.Node), p.cfg.Frames)
 	p.mu.Lock()
 	p.serving[m] = true
 	p.mu.Unlock()

@@ -102,9 +102,11 @@ func (c Config) withDefaults() Config {
 // proposals are refused.
 const (
 	inboxFramesMax    = 4096
+	inboxBytesMax     = 64 << 20 // of frames
 	inboxProposalsMax = 1 << 16
 	ticksPerLoopMax   = 2
-	snapshotsMax      = 4 // sent at once
+	snapshotsMax      = 4  // sent at once
+	receivedMax       = 16 // received at once
 	fenceCacheObjects = 1 << 16
 )
 
@@ -163,6 +165,7 @@ type Host struct {
 	finished atomic.Uint64 // those that are on disk
 	flights  chan struct{} // to the syncer: the batch has begun to fly
 	counters counters
+	received chan struct{} // has one for each snapshot that is being received
 
 	ctx    context.Context //nolint:containedctx // the Host's own lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -177,6 +180,7 @@ type leaderView struct {
 
 type inbox struct {
 	frames    []inFrame
+	bytes     int // of them
 	proposals []inProposal
 	confirms  []inConfirm
 	controls  []func()
@@ -229,18 +233,19 @@ func Bootstrap(store *storage.Store, id storage.Identity) error {
 func New(cfg Config) (*Host, error) {
 	cfg = cfg.withDefaults()
 	h := &Host{
-		cfg:     cfg,
-		store:   cfg.Store,
-		logger:  cfg.Logger,
-		disk:    diskLog{cfg.Store},
-		leaders: make([]atomic.Pointer[leaderView], cfg.Shards),
-		sole:    make([]atomic.Uint64, cfg.Shards),
-		wake:    make(chan struct{}, 1),
-		groups:  make([]*Group, cfg.Shards),
-		fences:  storage.NewFenceCache(cfg.Store, fenceCacheObjects),
-		batch:   cfg.Store.NewBatch(),
-		flights: make(chan struct{}, 1),
-		out:     make(map[placement.NodeID]*outFrame),
+		cfg:      cfg,
+		store:    cfg.Store,
+		logger:   cfg.Logger,
+		disk:     diskLog{cfg.Store},
+		leaders:  make([]atomic.Pointer[leaderView], cfg.Shards),
+		sole:     make([]atomic.Uint64, cfg.Shards),
+		wake:     make(chan struct{}, 1),
+		groups:   make([]*Group, cfg.Shards),
+		fences:   storage.NewFenceCache(cfg.Store, fenceCacheObjects),
+		batch:    cfg.Store.NewBatch(),
+		flights:  make(chan struct{}, 1),
+		received: make(chan struct{}, receivedMax),
+		out:      make(map[placement.NodeID]*outFrame),
 
 		questions: make(map[placement.NodeID][]confirmItem),
 		silent:    make(map[placement.NodeID]bool),
@@ -377,9 +382,10 @@ func (h *Host) recycle(in inbox) {
 // Receive takes a frame from a node; it keeps data. Over the bound the frame is dropped.
 func (h *Host) Receive(from placement.NodeID, data []byte) {
 	h.mu.Lock()
-	full := h.mu.closed || len(h.mu.in.frames) >= inboxFramesMax
+	full := h.mu.closed || len(h.mu.in.frames) >= inboxFramesMax || h.mu.in.bytes+len(data) > inboxBytesMax
 	if !full {
 		h.mu.in.frames = append(h.mu.in.frames, inFrame{from, data})
+		h.mu.in.bytes += len(data)
 	}
 	h.mu.Unlock()
 	if full {

@@ -292,6 +292,14 @@ type install struct {
 // offer is called once, first, with what is here already; next then returns runs, and io.EOF at the
 // end. What was received before an error is kept for the next try.
 func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHeader []byte, offer func(parts []byte) error, next func() ([]byte, error)) error {
+	select { // Meanwhile the sender waits, for as long as it does for a receiver that takes nothing.
+	case h.received <- struct{}{}:
+		defer func() { <-h.received }()
+	case <-h.ctx.Done():
+		return errClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	in, err := h.stage(rawHeader, offer, next)
 	if err != nil {
 		return err

@@ -33,6 +33,9 @@ type call struct {
 	to       belief      // sent to, while away
 	cancel   func(error) // of the try under way
 	canceled error
+	// doubt is how a try ended of which it is not known whether it ran. Whatever becomes of later ones,
+	// the caller must not be told that the call did not run.
+	doubt error
 	// superseded is when the owner that it was sent to was found to be one of the past.
 	superseded time.Time
 }
@@ -41,7 +44,7 @@ type call struct {
 type place uint8
 
 const (
-	nowhere place = iota // it waits for something here, and certainly has not run
+	nowhere place = iota // it waits for something here; unless a try has ended in doubt it has not run
 	here                 // with the objects of this node
 	away                 // sent to another node
 )
@@ -121,10 +124,45 @@ func (c *call) supersede(shard placement.ShardID, term uint64, now time.Time) {
 	}
 }
 
-func (c *call) isSuperseded(now time.Time) bool {
+// supersededTry returns the try under way if its owner has had the time to answer, else 0.
+func (c *call) supersededTry(now time.Time) (try uint) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return !c.superseded.IsZero() && now.Sub(c.superseded) > supersededGrace
+	if !c.superseded.IsZero() && now.Sub(c.superseded) > supersededGrace {
+		return c.try
+	}
+	return 0
+}
+
+// ended notes that a try has ended with an error, and says whether the call is to be tried again. It is
+// current unless another was begun, or is about to be, because this one's answer was given up.
+func (c *call) ended(try uint, err error) (again, current bool) {
+	reason := fault.ReasonOf(err)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.try != try || c.at == nowhere {
+		return false, false
+	}
+	switch {
+	case mayTryAgain(err):
+		return true, true
+	case reason == fault.OutcomeUnknown && c.req.RequestID != "":
+		c.doubt = err
+		return true, true
+	case reason == fault.Overloaded: // Said of this try alone.
+		return c.doubt != nil, true
+	}
+	return false, true
+}
+
+// giveUp answers a call that is not tried again, with why the last try did not run.
+func (c *call) giveUp(err error) {
+	c.mu.Lock()
+	if c.doubt != nil {
+		err = c.doubt
+	}
+	c.mu.Unlock()
+	c.fail(err)
 }
 
 func (c *call) gone() bool {
@@ -153,6 +191,9 @@ func (c *call) stop(cause error) {
 func (c *call) end(cause error, why func(at place) error) {
 	c.mu.Lock()
 	reply, at, cancel, located := c.reply, c.at, c.cancel, c.located
+	if at == nowhere && c.doubt != nil {
+		at = away // So it was, and may have run there.
+	}
 	c.reply = nil
 	if c.canceled == nil {
 		c.canceled = cause
@@ -183,7 +224,7 @@ func (c *call) answer(resp frame.Response) {
 // respond is of whoever took the reply: it adds a hint of who owns the object.
 func (c *call) respond(reply func(frame.Response), located bool, resp frame.Response) {
 	c.r.flying.remove(c)
-	c.r.calls.Add(-1)
+	c.r.leave(len(c.req.Body))
 	if located {
 		if to, ok := c.r.owner(c.shard); ok && to.term != 0 {
 			resp.Owner = frame.OwnerHint{

@@ -1,6 +1,6 @@
 // Package router finds the owner of an object and takes a call there: to this node's objects, or to
-// another node over its peer connection. It follows redirects, tries again what certainly did not
-// run, and gives every call exactly one answer, by its deadline.
+// another node over its peer connection. It follows redirects, tries again what certainly did not run
+// or can't run twice because it carries a request id, and gives every call exactly one answer, by its deadline.
 //
 // Where it believes an owner to be is only ever a belief (P1 does not rest on it): the owner itself
 // decides whether it runs a call, and a wrong belief costs a hop or a retry.
@@ -65,14 +65,19 @@ type Config struct {
 	// FactsClass is the class that keeps the cluster facts. It is known without them, and its calls
 	// wait for no facts: asking for them is such a call.
 	FactsClass string
-	// CallsMax bounds the calls under way: default 100,000. Over it: OVERLOADED.
+	// CallsMax bounds the calls under way: default 100,000. BytesMax bounds the memory that they take,
+	// each with its body and CallBytes: default 1 GiB. Over either: OVERLOADED.
 	CallsMax int
+	BytesMax int64
 }
 
 // Limits on calls.
 const (
 	// DefaultTimeout ends a call that has no deadline of its own.
 	DefaultTimeout = 30 * time.Second
+	// CallBytes is what a call takes in memory besides its body, with all that waits for its answer:
+	// streams, goroutines and their stacks.
+	CallBytes      = 16 << 10
 	hopsMax        = 3
 	retryMin       = 2 * time.Millisecond
 	retryMax       = 50 * time.Millisecond
@@ -92,6 +97,7 @@ type Router struct {
 	cfg     Config
 	learned []atomic.Pointer[belief] // by shard
 	calls   atomic.Int64
+	bytes   atomic.Int64 // that the calls take
 
 	flying registry // the calls without an answer
 	facts  factsQueue
@@ -117,6 +123,9 @@ type belief struct {
 func New(cfg Config) *Router {
 	if cfg.CallsMax == 0 {
 		cfg.CallsMax = 100_000
+	}
+	if cfg.BytesMax == 0 {
+		cfg.BytesMax = 1 << 30
 	}
 	r := &Router{
 		cfg:     cfg,
@@ -160,9 +169,8 @@ func (r *Router) Close() {
 // goroutine for one object keep their order while their owner does not change, if they name it in the
 // same way, by its name or by its id.
 func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error)) {
-	if r.calls.Add(1) > int64(r.cfg.CallsMax) {
-		r.calls.Add(-1)
-		reply(frame.ErrorResponse(fault.New(fault.Overloaded, "the node has too many calls under way: at most %d", r.cfg.CallsMax)))
+	if err := r.admit(len(req.Body)); err != nil {
+		reply(frame.ErrorResponse(err))
 		return func(error) {}
 	}
 	if req.Deadline.IsZero() {
@@ -181,6 +189,26 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 	}
 	r.launch(c, err)
 	return c.stop
+}
+
+// admit counts a call with a body of so many bytes, unless there are too many.
+func (r *Router) admit(body int) error {
+	cost := int64(body) + CallBytes
+	calls, bytes := r.calls.Add(1), r.bytes.Add(cost)
+	if calls <= int64(r.cfg.CallsMax) && bytes <= r.cfg.BytesMax {
+		return nil
+	}
+	r.leave(body)
+	if calls > int64(r.cfg.CallsMax) {
+		return fault.New(fault.Overloaded, "the node has too many calls under way: at most %d", r.cfg.CallsMax)
+	}
+	return fault.New(fault.Overloaded, "the calls under way take too much of the node's memory: at most %d bytes", r.cfg.BytesMax)
+}
+
+// leave takes back what admit counted.
+func (r *Router) leave(body int) {
+	r.calls.Add(-1)
+	r.bytes.Add(-int64(body) - CallBytes)
 }
 
 // launch makes the first try, unless there is a reason not to.
@@ -266,22 +294,19 @@ func (r *Router) try(c *call) {
 
 func (r *Router) local(c *call) {
 	req := c.req
+	var try uint
 	ac := &actor.Call{
 		Shard: c.shard, Object: c.ref, Class: c.class.Name, Name: req.Name, Named: req.Named,
-		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, Deadline: req.Deadline,
+		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Deadline: req.Deadline,
 		Done: func(res actor.Result) {
 			if res.Err == nil {
 				c.answer(frame.Response{Body: res.Body})
 				return
 			}
-			if mayTryAgain(res.Err) {
-				r.again(c, res.Err)
-				return
-			}
-			c.answer(frame.ErrorResponse(res.Err))
+			r.tried(c, try, res.Err, frame.ErrorResponse(res.Err))
 		},
 	}
-	if c.begin(here, belief{}, ac.Cancel) != 0 {
+	if try = c.begin(here, belief{}, ac.Cancel); try != 0 {
 		r.cfg.Local.Deliver(ac)
 	}
 }
@@ -297,11 +322,11 @@ func (r *Router) forward(c *call, to belief) {
 	if l := r.learned[c.shard].Load(); l != nil {
 		c.supersede(c.shard, l.term, time.Now()) // News that came just before the call could be found.
 	}
-	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, to, resp) })
+	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, try, to, resp) })
 	c.began(try, cancel) // It may have its answer already, and be on another try.
 }
 
-func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
+func (r *Router) forwardDone(c *call, try uint, to belief, resp frame.Response) {
 	if resp.Owner.Shards != 0 && resp.Owner.Node != 0 {
 		r.Learn(resp.Owner.Shard, resp.Owner.Node, resp.Owner.Term)
 	}
@@ -312,18 +337,25 @@ func (r *Router) forwardDone(c *call, to belief, resp frame.Response) {
 	err := resp.Err()
 	if lost, ok := errors.AsType[*frame.LostError](err); ok {
 		if lost.Sent {
-			c.answer(frame.ErrorResponse(fault.New(fault.OutcomeUnknown, "the connection to the owner broke before it answered; the call may or may not have taken effect: read before calling again")))
-			return
+			err = fault.New(fault.OutcomeUnknown, "the connection to the owner broke before it answered; the call may or may not have taken effect: read before calling again")
+		} else {
+			r.unlearn(c.shard, to)
+			err = fault.New(fault.NoOwner, "the owner can't be reached at the moment: %v", lost.Cause)
 		}
-		r.unlearn(c.shard, to)
-		r.again(c, fault.New(fault.NoOwner, "the owner can't be reached at the moment: %v", lost.Cause))
-		return
+		resp = frame.ErrorResponse(err)
 	}
-	if mayTryAgain(err) {
+	r.tried(c, try, err, resp)
+}
+
+// tried takes the end of a try that failed: the call is tried again if it certainly did not run, or if
+// its request id keeps it from running twice, else answered.
+func (r *Router) tried(c *call, try uint, err error, resp frame.Response) {
+	switch again, current := c.ended(try, err); {
+	case again:
 		r.again(c, err)
-		return
+	case current:
+		c.answer(resp)
 	}
-	c.answer(resp)
 }
 
 // mayTryAgain says that the call certainly did not run, and may run at another try.
@@ -360,11 +392,11 @@ func (r *Router) unlearn(shard placement.ShardID, wrong belief) {
 	}
 }
 
-// again tries a call that certainly did not run once more, a little later. Only the node at which
-// the call came in does, and not when the caller keeps an order itself.
+// again tries a call once more, a little later. Only the node at which the call came in does, and not
+// when the caller keeps an order itself.
 func (r *Router) again(c *call, err error) {
 	if c.req.Ordered || c.req.Hops > 0 {
-		c.fail(err)
+		c.giveUp(err)
 		return
 	}
 	if fault.ReasonOf(err) == fault.DiskFull {
@@ -373,14 +405,14 @@ func (r *Router) again(c *call, err error) {
 			c.full = now
 		}
 		if now.Sub(c.full) > roomPatience {
-			c.fail(err)
+			c.giveUp(err)
 			return
 		}
 	}
 	c.wait = min(max(2*c.wait, retryMin), retryMax)
 	at := time.Now().Add(c.wait/2 + rand.N(c.wait)) //nolint:gosec // jitter
 	if !at.Add(retryEvery).Before(c.req.Deadline) { // There is no time for another try.
-		c.fail(err)
+		c.giveUp(err)
 		return
 	}
 	if !c.rest() {
@@ -393,7 +425,7 @@ func (r *Router) again(c *call, err error) {
 	}
 	r.mu.Unlock()
 	if closed {
-		c.fail(err)
+		c.giveUp(err)
 	}
 }
 
@@ -441,7 +473,7 @@ func (r *Router) sweep() {
 				switch {
 				case !now.Before(c.req.Deadline):
 					late = append(late, c)
-				case c.isSuperseded(now):
+				case c.supersededTry(now) != 0:
 					superseded = append(superseded, c)
 				}
 			})
@@ -449,7 +481,8 @@ func (r *Router) sweep() {
 				c.end(context.DeadlineExceeded, errDeadline)
 			}
 			for _, c := range superseded {
-				c.fail(fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again"))
+				err := fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again")
+				r.tried(c, c.supersededTry(now), err, frame.ErrorResponse(err))
 			}
 		}
 	}

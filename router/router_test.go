@@ -611,6 +611,112 @@ func TestACallThatWasSentWhenTheConnectionBrokeMayHaveRun(t *testing.T) {
 	})
 }
 
+func identified() *frame.Request {
+	req := named()
+	req.RequestID = "r"
+	return req
+}
+
+// With a request id what may have run is tried again, and what it was first asked is asked again.
+func TestACallInDoubtWithARequestIDIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	answers := []frame.Response{
+		frame.ErrorResponse(&frame.LostError{Sent: true, Cause: errors.New("broken")}),
+		frame.ErrorResponse(fault.New(fault.OutcomeUnknown, "")),
+		frame.ErrorResponse(fault.New(fault.NoOwner, "")),
+		frame.ErrorResponse(fault.New(fault.Overloaded, "")),
+		ok("reply"),
+	}
+	run(t, func(t *testing.T, w *world) {
+		w.lead(2, 3)
+		w.onCall = func(s *sent) { s.done(answers[len(w.sent())-1]) }
+		w.route(identified()).says("reply")
+		w.last(len(answers))
+		for i, s := range w.sent() {
+			if s.req.RequestID != "r" {
+				t.Errorf("try %d has request id %q", i+1, s.req.RequestID)
+			}
+		}
+	})
+	run(t, func(_ *testing.T, w *world) {
+		w.lead(self, 3)
+		w.onLocal = func(c *actor.Call) {
+			if len(w.delivered()) == 1 {
+				c.Done(actor.Result{Err: fault.New(fault.OutcomeUnknown, "")})
+				return
+			}
+			c.Done(actor.Result{Body: []byte(c.RequestID)})
+		}
+		w.route(identified()).says("r")
+	})
+}
+
+// A call that has been in doubt is never said not to have run.
+func TestACallStaysInDoubt(t *testing.T) {
+	t.Parallel()
+	for name, then := range map[string]frame.Response{
+		"no owner":   noOwner(owner{}),
+		"not sent":   frame.ErrorResponse(&frame.LostError{Cause: errors.New("broken")}),
+		"overloaded": frame.ErrorResponse(fault.New(fault.Overloaded, "")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(_ *testing.T, w *world) {
+				w.lead(2, 3)
+				w.onCall = func(s *sent) {
+					if len(w.sent()) == 1 {
+						s.done(frame.ErrorResponse(&frame.LostError{Sent: true, Cause: errors.New("broken")}))
+						return
+					}
+					s.done(then)
+				}
+				req := identified()
+				req.Deadline = time.Now().Add(200 * time.Millisecond)
+				w.route(req).fails(fault.OutcomeUnknown)
+				if len(w.sent()) < 3 {
+					t.Errorf("tried %d times", len(w.sent()))
+				}
+			})
+		})
+	}
+	run(t, func(t *testing.T, w *world) { // Nobody ever answers: it may have run all the same.
+		w.lead(2, 3)
+		w.onCall = func(s *sent) { s.done(frame.ErrorResponse(fault.New(fault.OutcomeUnknown, ""))) }
+		a := w.route(identified())
+		w.r.Close()
+		a.fails(fault.OutcomeUnknown)
+	})
+}
+
+// With a request id a superseded owner is not waited for: the new one is asked. Should the old one answer
+// after all, that is as good, but not if it can't say either.
+func TestCallAtASupersededOwnerIsTriedAtTheNext(t *testing.T) {
+	t.Parallel()
+	for name, late := range map[string]struct {
+		answer frame.Response
+		want   string
+	}{
+		"an answer":    {ok("of the old"), "of the old"},
+		"a refusal":    {noOwner(owner{}), "of the new"},
+		"another loss": {frame.ErrorResponse(&frame.LostError{Sent: true, Cause: errors.New("broken")}), "of the new"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run(t, func(t *testing.T, w *world) {
+				w.lead(2, 3)
+				a := w.route(identified())
+				w.last(1)
+				w.r.Learn(shard, 3, 4)
+				time.Sleep(time.Second)
+				if s := w.last(2); s.to != 3 {
+					t.Errorf("the second try went to %v", s.to)
+				}
+				w.sent()[0].done(late.answer)
+				w.last(2).done(ok("of the new"))
+				a.says(late.want)
+			})
+		})
+	}
+}
+
 func TestACallThatWasNotSentWhenTheConnectionBrokeIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
@@ -865,6 +971,36 @@ func TestCallsUnderWayAreLimited(t *testing.T) {
 		}
 		w.onCall = func(s *sent) { s.done(ok("reply")) }
 		w.route(named()).says("reply")
+	})
+}
+
+func TestBytesOfCallsUnderWayAreLimited(t *testing.T) {
+	t.Parallel()
+	const bodies = 100_000
+	runWith(t, func(c *router.Config) { c.BytesMax = 3*router.CallBytes + bodies }, func(_ *testing.T, w *world) {
+		w.lead(2, 3)
+		large := func() *frame.Request {
+			req := named()
+			req.Body = make([]byte, bodies)
+			return req
+		}
+		first := w.route(large())
+		w.route(large()).fails(fault.Overloaded)
+		second, third := w.route(named()), w.route(named())
+		w.route(named()).fails(fault.Overloaded)
+		w.last(3).done(ok("third"))
+		third.says("third")
+		fourth := w.route(named())
+		for i, s := range w.sent() {
+			if i != 2 {
+				s.done(ok("reply"))
+			}
+		}
+		first.says("reply")
+		second.says("reply")
+		fourth.says("reply")
+		w.onCall = func(s *sent) { s.done(ok("reply")) }
+		w.route(large()).says("reply")
 	})
 }
 

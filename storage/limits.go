@@ -9,4 +9,8 @@ const (
 	MaxSegmentWrites = 10_000
 	MaxNameBytes     = 64 << 10
 	MaxClassBytes    = 255
+	// MaxRequestIDBytes is the size of a request id, and MaxRequestsBytes that of all the Requests
+	// which an object keeps.
+	MaxRequestIDBytes = 128
+	MaxRequestsBytes  = 1 << 20
 )

@@ -14,12 +14,13 @@ type KeyKind byte
 // Kinds of an object's keys. Pages and undo records are reserved for SQL storage and
 // point-in-time restore.
 const (
-	KindRecord KeyKind = 0x01 // one Record; the object exists while it is there
-	KindFence  KeyKind = 0x02 // one Fence; written by apply, never by an object
-	KindKV     KeyKind = 0x10
-	KindAlarm  KeyKind = 0x20 // reserved
-	KindPage   KeyKind = 0x30 // reserved
-	KindUndo   KeyKind = 0x40 // reserved
+	KindRecord  KeyKind = 0x01 // one Record; the object exists while it is there
+	KindFence   KeyKind = 0x02 // one Fence; written by apply, never by an object
+	KindRequest KeyKind = 0x03 // one Request a slot
+	KindKV      KeyKind = 0x10
+	KindAlarm   KeyKind = 0x20 // reserved
+	KindPage    KeyKind = 0x30 // reserved
+	KindUndo    KeyKind = 0x40 // reserved
 )
 
 // OpKind is the type of one operation in a proposal. The numbers are in logs.

@@ -209,3 +209,44 @@ func FuzzDecodeRecord(f *testing.F) {
 		}
 	})
 }
+
+func FuzzDecodeRequest(f *testing.F) {
+	for _, r := range []Request{
+		{Time: 1 << 60, State: RequestClaimed, ID: "id"},
+		{State: RequestReplied, Fingerprint: [16]byte{1, 15: 2}, ID: string(make([]byte, MaxRequestIDBytes)), Reply: []byte("reply")},
+		{State: RequestFailed}, {State: RequestDropped},
+	} {
+		f.Add(r.Append(nil))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := DecodeRequest(b)
+		if err != nil {
+			if !errors.Is(err, ErrCorrupt) {
+				t.Errorf("got %v", err)
+			}
+			return
+		}
+		if raw := r.Append(nil); !bytes.Equal(raw, b) || len(raw) != r.Size() {
+			t.Errorf("%x encodes again as %x, of size %d", b, raw, r.Size())
+		}
+	})
+}
+
+func TestRequestsAreStoredForEver(t *testing.T) {
+	r := Request{Time: 0x0102030405060708, State: RequestReplied, Fingerprint: [16]byte{0xaa, 15: 0xbb}, ID: "id", Reply: []byte("r")}
+	const want = "\x02\x01\x02\x03\x04\x05\x06\x07\x08\xaa\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\xbb\x02idr"
+	if got := string(r.Append(nil)); got != want {
+		t.Errorf("got %x, want %x", got, want)
+	}
+	if got := string(RequestKey(1023)); got != "\x03\xff" {
+		t.Errorf("slot 1023: got %x", got)
+	}
+	if slot, err := RequestSlot([]byte{0x03, 0xff}); slot != 1023 || err != nil {
+		t.Errorf("got %d, %v", slot, err)
+	}
+	for _, bad := range []string{"", "\x00", "\x04\x00", "\x00\x00\x00"} {
+		if _, err := RequestSlot([]byte(bad)); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("slot %x: got %v", bad, err)
+		}
+	}
+}

@@ -76,12 +76,16 @@ type callCmd struct {
 	addrFlag
 	objectFlags
 
-	Args []string `arg:"" help:"NAME METHOD [JSON], or METHOD [JSON] with --id." name:"name method json"`
+	RequestID string   `help:"Names this call, so that it can be made again when its outcome is not known: the same id, method and arguments never have a second effect, and get the first reply." placeholder:"ID" env:"-"`
+	Args      []string `arg:"" help:"NAME METHOD [JSON], or METHOD [JSON] with --id." name:"name method json"`
 }
 
 // Run implements the command.
 func (c *callCmd) Run(ctx context.Context, e env) error {
 	req := &holdfastv1.CallRequest{Class: c.Class}
+	if c.RequestID != "" {
+		req.RequestId = &c.RequestID
+	}
 	args := c.Args
 	if c.ID != "" {
 		req.Object = &holdfastv1.CallRequest_Id{Id: c.ID}

@@ -31,7 +31,8 @@ const (
 	flagOrdered  = 1 << 2
 	flagDeadline = 1 << 3
 	flagMetadata = 1 << 4
-	flagStatus   = 1 << 5
+	flagRequest  = 1 << 5 // of a call
+	flagStatus   = 1 << 5 // of a reply
 	flagOwner    = 1 << 6
 	flagMore     = 1 << 7 // the body goes on in kindBody frames
 )
@@ -68,7 +69,7 @@ func split(body []byte, head int) (first, rest []byte) {
 
 // head bounds the size of the call's first frame without its body.
 func (r *Request) head() int {
-	n := 128 + len(r.Method) + len(r.Class) + len(r.Name)
+	n := 128 + len(r.Method) + len(r.Class) + len(r.Name) + len(r.RequestID)
 	if len(r.Metadata) > 0 {
 		n += 10 + metadataBytes(r.Metadata)
 	}
@@ -91,6 +92,9 @@ func (r *Request) flags() byte {
 	}
 	if len(r.Metadata) > 0 {
 		flags |= flagMetadata
+	}
+	if r.RequestID != "" {
+		flags |= flagRequest
 	}
 	return flags
 }
@@ -117,6 +121,9 @@ func (r *Request) append(dst []byte, call uint64, now time.Time, first []byte, t
 	}
 	if flags&flagMetadata != 0 {
 		dst = appendMetadata(dst, r.Metadata)
+	}
+	if flags&flagRequest != 0 {
+		dst = appendString(dst, r.RequestID)
 	}
 	if flags&flagMore != 0 {
 		dst = binary.AppendUvarint(dst, uint64(total)) //nolint:gosec // below BodyBytesMax
@@ -147,6 +154,11 @@ func (r *Request) decode(b []byte, now time.Time, names *names) (total int, err 
 	}
 	if flags&flagMetadata != 0 {
 		r.Metadata = d.metadata()
+	}
+	if flags&flagRequest != 0 {
+		if r.RequestID = string(d.bytes(RequestIDBytesMax)); r.RequestID == "" {
+			d.err = errMalformed
+		}
 	}
 	r.Body, total = d.body(flags)
 	return total, d.err

@@ -8,8 +8,6 @@
 package frame
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -34,6 +32,8 @@ const (
 	// MetadataBytesMax is the size of a call's metadata, all keys and values together, each value
 	// with its key and 8 bytes more.
 	MetadataBytesMax = 64 << 10
+	// RequestIDBytesMax is the size of a request id.
+	RequestIDBytesMax = 128
 	// MethodBytesMax is the size of a method's name, and of a class's.
 	MethodBytesMax = 4 << 10
 	// statusBytesMax is the size of an encoded google.rpc.Status. One over it loses its details.
@@ -62,7 +62,10 @@ type Request struct {
 	// Deadline is absolute here and what remains of it on the wire; zero: none.
 	Deadline time.Time
 	Metadata metadata.MD
-	Body     []byte
+	// RequestID makes the call one that is safe to send again: the object runs it once and answers the
+	// others with the first's answer. Empty: none.
+	RequestID string
+	Body      []byte
 }
 
 // check refuses what is over a limit (P7).
@@ -76,6 +79,8 @@ func (r *Request) check() error {
 		return fault.New(fault.InvalidArgument, "method: at most %d bytes, has %d", MethodBytesMax, len(r.Method))
 	case len(r.Class) > MethodBytesMax:
 		return fault.New(fault.InvalidArgument, "class: at most %d bytes, has %d", MethodBytesMax, len(r.Class))
+	case len(r.RequestID) > RequestIDBytesMax:
+		return fault.New(fault.InvalidArgument, "holdfast-request-id: at most %d bytes, has %d", RequestIDBytesMax, len(r.RequestID))
 	case len(r.Metadata) > 0:
 		if n := metadataBytes(r.Metadata); n > MetadataBytesMax {
 			return fault.New(fault.RequestTooLarge, "metadata: at most %d bytes, has %d", MetadataBytesMax, n)
@@ -135,10 +140,7 @@ func ErrorResponse(err error) Response { return Response{local: err} }
 func (r *Response) encodeStatus() []byte {
 	raw := r.Status
 	if r.local != nil {
-		s, ok := status.FromError(r.local)
-		if !ok && (errors.Is(r.local, context.DeadlineExceeded) || errors.Is(r.local, context.Canceled)) {
-			s = status.FromContextError(r.local)
-		}
+		s := fault.StatusOf(r.local)
 		var err error
 		if raw, err = proto.Marshal(s.Proto()); err != nil || s.Code() == codes.OK {
 			raw = unknownStatus

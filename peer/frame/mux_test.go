@@ -135,6 +135,7 @@ func TestRequestArrivesAsSent(t *testing.T) {
 		"id":         {Method: "M", Class: "C", ID: placement.ObjectID{1, 31: 2}},
 		"long":       {Method: "M", Class: "C", Named: true, Name: strings.Repeat("n", frame.NameBytesMax), Body: bytes.Repeat([]byte("0123456789"), 100_000)},
 		"deadline":   {Method: "M", Class: "C", Deadline: time.Now().Add(time.Minute)},
+		"request id": {Method: "M", Class: "C", Metadata: metadata.MD{"k": {"v"}}, RequestID: strings.Repeat("r", frame.RequestIDBytesMax), Body: []byte("body")},
 	} {
 		got := call(client, req)
 		if err := got.Err(); err != nil {
@@ -211,6 +212,10 @@ func TestLimitsAreRefusedByTheSender(t *testing.T) {
 	r := call(client, &frame.Request{Metadata: metadata.MD{"k": {strings.Repeat("v", frame.MetadataBytesMax)}}})
 	if got := fault.ReasonOf(r.Err()); got != fault.RequestTooLarge {
 		t.Errorf("metadata: got %v", r.Err())
+	}
+	r = call(client, &frame.Request{RequestID: strings.Repeat("r", frame.RequestIDBytesMax+1)})
+	if got := fault.ReasonOf(r.Err()); got != fault.InvalidArgument || !strings.Contains(r.Err().Error(), "128 bytes, has 129") {
+		t.Errorf("request id: got %v", r.Err())
 	}
 	r = call(client, &frame.Request{
 		Method: strings.Repeat("m", frame.MethodBytesMax), Class: strings.Repeat("c", frame.MethodBytesMax),

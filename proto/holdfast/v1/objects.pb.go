@@ -38,7 +38,11 @@ type CallRequest struct {
 	// The bare method name, as in the class's .proto.
 	Method string `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
 	// The argument as JSON; empty means {}.
-	Json          string `protobuf:"bytes,5,opt,name=json,proto3" json:"json,omitempty"`
+	Json string `protobuf:"bytes,5,opt,name=json,proto3" json:"json,omitempty"`
+	// Names this call, in 1 to 128 bytes of UTF-8, so that it can be sent again when its outcome is not
+	// known: of the calls of an object with one id, method and arguments, one has an effect, and the
+	// others get its reply. As metadata holdfast-request-id for calls of a class's own service.
+	RequestId     *string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3,oneof" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -115,6 +119,13 @@ func (x *CallRequest) GetMethod() string {
 func (x *CallRequest) GetJson() string {
 	if x != nil {
 		return x.Json
+	}
+	return ""
+}
+
+func (x *CallRequest) GetRequestId() string {
+	if x != nil && x.RequestId != nil {
+		return *x.RequestId
 	}
 	return ""
 }
@@ -231,14 +242,17 @@ var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\"\x81\x01\n" +
+	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\"\xb4\x01\n" +
 	"\vCallRequest\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x12\x10\n" +
 	"\x02id\x18\x03 \x01(\tH\x00R\x02id\x12\x16\n" +
 	"\x06method\x18\x04 \x01(\tR\x06method\x12\x12\n" +
-	"\x04json\x18\x05 \x01(\tR\x04jsonB\b\n" +
-	"\x06object\"\"\n" +
+	"\x04json\x18\x05 \x01(\tR\x04json\x12\"\n" +
+	"\n" +
+	"request_id\x18\x06 \x01(\tH\x01R\trequestId\x88\x01\x01B\b\n" +
+	"\x06objectB\r\n" +
+	"\v_request_id\"\"\n" +
 	"\fCallResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\tR\x04json\"\x1c\n" +
 	"\x06Frames\x12\x12\n" +
