@@ -168,6 +168,7 @@ func (n *Node) build() error {
 	classes := append([]actor.Class{system.Class()}, n.cfg.Classes...)
 	n.manager, err = actor.NewManager(actor.Config{
 		Shards: n.id.Shards, Classes: classes, Logger: n.log, QueuedBytesMax: memoryLimit(n.cfg.MemoryLimit) / 4,
+		Now: n.cfg.Now,
 	})
 	if err != nil {
 		return err
