@@ -21,8 +21,8 @@ var (
 	faultsSeed = flag.Uint64("faults-seed", 0, "the seed of TestFaults; 0 draws one")
 )
 
-// chaos is a cluster under load.
-type chaos struct {
+// ordeal is a cluster under load.
+type ordeal struct {
 	t       *testing.T
 	nodes   []*process
 	proxy   *proxy
@@ -32,15 +32,15 @@ type chaos struct {
 }
 
 // faultKinds are what can happen. Each returns when it is over and mended.
-var faultKinds = map[string]func(*chaos){
-	"kill":      (*chaos).kill,
-	"pause":     (*chaos).pause,
-	"empty":     (*chaos).empty,
-	"rolling":   (*chaos).rolling,
-	"delay":     (*chaos).delay,
-	"drop":      (*chaos).drop,
-	"cut":       (*chaos).cut,
-	"isolation": (*chaos).isolate,
+var faultKinds = map[string]func(*ordeal){
+	"kill":      (*ordeal).kill,
+	"pause":     (*ordeal).pause,
+	"empty":     (*ordeal).empty,
+	"rolling":   (*ordeal).rolling,
+	"delay":     (*ordeal).delay,
+	"drop":      (*ordeal).drop,
+	"cut":       (*ordeal).cut,
+	"isolation": (*ordeal).isolate,
 }
 
 // TestFaults checks that a cluster stays linearizable, object by object, and loses nothing (P1, P2,
@@ -52,15 +52,15 @@ func TestFaults(t *testing.T) {
 		seed = rand.Uint64()
 	}
 	t.Logf("again with: go test ./test/e2e -run TestFaults -faults=%s -faults-seed=%d", *faultsFor, seed)
-	c := newChaos(t, seed)
+	c := newOrdeal(t, seed)
 	c.run(*faultsFor)
 	c.finish()
 }
 
-func newChaos(t *testing.T, seed uint64) *chaos {
+func newOrdeal(t *testing.T, seed uint64) *ordeal {
 	t.Helper()
 	nodes := prepareNodes(t, testnode, 3)
-	c := &chaos{t: t, nodes: nodes, proxy: startProxy(t, nodes), rng: rand.New(rand.NewPCG(seed, 0))}
+	c := &ordeal{t: t, nodes: nodes, proxy: startProxy(t, nodes), rng: rand.New(rand.NewPCG(seed, 0))}
 	startNodes(t, nodes)
 	var addrs []string
 	for _, p := range nodes {
@@ -76,7 +76,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 }
 
 // run makes faults until the time is over and each kind has come.
-func (c *chaos) run(limit time.Duration) {
+func (c *ordeal) run(limit time.Duration) {
 	kinds := slices.Sorted(maps.Keys(faultKinds))
 	if *faultsOnly != "" {
 		kinds = strings.Split(*faultsOnly, ",")
@@ -109,15 +109,15 @@ func (c *chaos) run(limit time.Duration) {
 }
 
 // calm lets the cluster serve for a moment, so that there is something to compare with.
-func (c *chaos) calm() { c.forSome(400*time.Millisecond, 400*time.Millisecond) }
+func (c *ordeal) calm() { c.forSome(400*time.Millisecond, 400*time.Millisecond) }
 
 // forSome is how long a fault lasts.
-func (c *chaos) forSome(least, most time.Duration) {
+func (c *ordeal) forSome(least, most time.Duration) {
 	<-time.After(least + time.Duration(c.rng.Int64N(int64(most-least)+1)))
 }
 
 // mend waits until every caller is answered again.
-func (c *chaos) mend() {
+func (c *ordeal) mend() {
 	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
 	defer cancel()
 	if err := c.load.WaitAnswered(ctx); err != nil {
@@ -125,14 +125,14 @@ func (c *chaos) mend() {
 	}
 }
 
-func (c *chaos) pick() *process { return c.nodes[c.rng.IntN(len(c.nodes))] }
+func (c *ordeal) pick() *process { return c.nodes[c.rng.IntN(len(c.nodes))] }
 
-func (c *chaos) restart(p *process) {
+func (c *ordeal) restart(p *process) {
 	p.start()
 	p.waitReady()
 }
 
-func (c *chaos) kill() {
+func (c *ordeal) kill() {
 	p := c.pick()
 	p.kill()
 	c.forSome(0, time.Second)
@@ -141,7 +141,7 @@ func (c *chaos) kill() {
 
 // pause stops a process for longer than an election takes, and lets it go on as if nothing had been,
 // with many reads waiting at its door: it must not answer them from what it remembers.
-func (c *chaos) pause() {
+func (c *ordeal) pause() {
 	i := c.rng.IntN(len(c.nodes))
 	p := c.nodes[i]
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
@@ -159,7 +159,7 @@ func (c *chaos) pause() {
 
 // empty takes a node's disk away, when the others have all there is, and waits until the node has it
 // again: two lost disks of three are more than is promised.
-func (c *chaos) empty() {
+func (c *ordeal) empty() {
 	p := c.pick()
 	waitSpread(c.t, c.nodes[0], len(c.nodes))
 	p.kill()
@@ -171,7 +171,7 @@ func (c *chaos) empty() {
 }
 
 // rolling restarts all nodes in order, as for an upgrade.
-func (c *chaos) rolling() {
+func (c *ordeal) rolling() {
 	for _, p := range c.nodes {
 		began := time.Now()
 		p.stop()
@@ -188,7 +188,7 @@ func (c *chaos) rolling() {
 }
 
 // ways draws one way between two nodes, and half the time the way back too.
-func (c *chaos) ways() []way {
+func (c *ordeal) ways() []way {
 	i := c.rng.IntN(len(c.nodes))
 	from, to := c.nodes[i].name, c.nodes[(i+1+c.rng.IntN(len(c.nodes)-1))%len(c.nodes)].name
 	if c.rng.IntN(2) == 0 {
@@ -197,22 +197,22 @@ func (c *chaos) ways() []way {
 	return []way{{from, to}, {to, from}}
 }
 
-func (c *chaos) trouble(t trouble, ways ...way) {
+func (c *ordeal) trouble(t trouble, ways ...way) {
 	c.proxy.set(t, ways...)
 	c.forSome(1500*time.Millisecond, 2500*time.Millisecond)
 	c.proxy.set(trouble{}, ways...)
 }
 
-func (c *chaos) delay() {
+func (c *ordeal) delay() {
 	c.trouble(trouble{delay: time.Duration(20+c.rng.IntN(300)) * time.Millisecond}, c.ways()...)
 }
 
-func (c *chaos) drop() { c.trouble(trouble{drop: true}, c.ways()...) }
+func (c *ordeal) drop() { c.trouble(trouble{drop: true}, c.ways()...) }
 
-func (c *chaos) cut() { c.trouble(trouble{cut: true}, c.ways()...) }
+func (c *ordeal) cut() { c.trouble(trouble{cut: true}, c.ways()...) }
 
 // isolate takes a node away from the others; its callers still reach it.
-func (c *chaos) isolate() {
+func (c *ordeal) isolate() {
 	p := c.pick()
 	var ways []way
 	for _, other := range c.nodes {
@@ -228,7 +228,7 @@ const checkTimeMax = time.Minute
 
 // finish stops the callers, waits until the cluster is whole, reads every object once more, checks
 // the history and prints the table.
-func (c *chaos) finish() {
+func (c *ordeal) finish() {
 	c.load.Stop()
 	waitSpread(c.t, c.nodes[0], len(c.nodes))
 	for _, p := range c.nodes {
