@@ -45,6 +45,8 @@ type Config struct {
 	QueuedBytesMax int64
 	// IdleTimeout overrides every class's, for tests.
 	IdleTimeout time.Duration
+	// Now is the wall clock: default time.Now. No promise rests on it (P1).
+	Now func() time.Time
 }
 
 // Manager runs the objects that this node owns. It implements what package replica calls an
@@ -91,10 +93,13 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = discard
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.QueuedBytesMax == 0 {
 		cfg.QueuedBytesMax = 256 << 20
 	}
-	m := &Manager{cfg: cfg, logger: cfg.Logger, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
+	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
 	for i := range cfg.Classes {
 		c := cfg.Classes[i]
 		if c.construct == nil {
@@ -391,7 +396,10 @@ func (m *Manager) Stats() Stats {
 
 // hybridClock gives times that never go back: Unix milliseconds << 16 with a counter below. They
 // name restore points; no promise rests on them.
-type hybridClock struct{ last atomic.Uint64 }
+type hybridClock struct {
+	wall func() time.Time
+	last atomic.Uint64
+}
 
 // observe makes every later time come after one that another owner gave.
 func (c *hybridClock) observe(t uint64) {
@@ -404,7 +412,7 @@ func (c *hybridClock) observe(t uint64) {
 }
 
 func (c *hybridClock) now() uint64 {
-	wall := uint64(time.Now().UnixMilli()) << 16 //nolint:gosec // after 1970
+	wall := uint64(max(c.wall().UnixMilli(), 0)) << 16 //nolint:gosec // not negative
 	for {
 		last := c.last.Load()
 		next := max(wall, last+1)

@@ -73,6 +73,9 @@ type Config struct {
 	// DrainTimeout is how long a stopping node waits for running handlers: default 30 s.
 	DrainTimeout time.Duration
 
+	// Now is the wall clock: default time.Now. Tests give one that is wrong; no promise rests on it.
+	Now func() time.Time
+
 	// Logger receives everything the node has to say. Default: discards.
 	Logger *slog.Logger
 	// Version is shown in status.
@@ -100,6 +103,9 @@ func (c Config) withDefaults() Config {
 	set(&c.SnapshotRate, 64<<20)
 	set(&c.MinFreeDisk, 256<<20)
 	set(&c.Version, "devel")
+	if c.Now == nil {
+		c.Now = time.Now
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

@@ -43,8 +43,13 @@ var allowed = map[string][]string{
 	"internal/lint":       {},
 	"internal/logtest":    {},
 
-	"test/e2e/internal/classes":  {"actor", "test/e2e/internal/classes/classesv1"},
-	"test/e2e/internal/testnode": {"actor", "node", "examples/counter", "test/e2e/internal/classes"},
+	"test/e2e/chaos":              {"test/e2e/internal/chaos"},
+	"test/e2e/internal/chaos":     {"proto/holdfast/v1", "test/e2e/internal/*"},
+	"test/e2e/internal/classes":   {"actor", "test/e2e/internal/classes/classesv1"},
+	"test/e2e/internal/faults":    {},
+	"test/e2e/internal/history":   {},
+	"test/e2e/internal/registers": {"client", "test/e2e/internal/classes/classesv1", "test/e2e/internal/history"},
+	"test/e2e/internal/testnode":  {"actor", "node", "examples/counter", "test/e2e/internal/classes"},
 }
 
 type goFile struct {

@@ -1,5 +1,8 @@
 // Command testnode runs a node with the classes of the tests, as a user's program does with package
 // node. It takes the flags of 'holdfast serve' that the tests use, and prints the same ready line.
+//
+// Its wall clock is wrong by the duration in the file that HOLDFAST_TEST_CLOCK_OFFSET_FILE names, if
+// there is one, and follows it.
 package main
 
 import (
@@ -14,6 +17,8 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -50,6 +55,7 @@ func run(args []string) error {
 	flags.StringVar(&cfg.Gossip, "gossip", "", "listen address")
 	flags.StringVar(&cfg.HTTP, "http", "", "listen address")
 	flags.StringVar(&cfg.Admin, "admin", "", "listen address")
+	flags.StringVar(&cfg.Advertise, "advertise", "", "as in node.Config")
 	flags.DurationVar(&cfg.RingJoinAfter, "ring-join-after", 0, "as in node.Config")
 	flags.DurationVar(&cfg.RingDeadAfter, "ring-dead-after", 0, "as in node.Config")
 	flags.DurationVar(&cfg.LeaderStable, "leader-stable", 0, "as in node.Config")
@@ -79,6 +85,14 @@ func run(args []string) error {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if file := os.Getenv("HOLDFAST_TEST_CLOCK_OFFSET_FILE"); file != "" {
+		clock := &wrongClock{}
+		var wg sync.WaitGroup
+		wg.Go(func() { clock.follow(ctx, file) })
+		defer wg.Wait()
+		defer stop()
+		cfg.Now = clock.now
+	}
 	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		return err
@@ -92,6 +106,27 @@ func run(args []string) error {
 	case <-n.Done():
 	}
 	return n.Close(context.WithoutCancel(ctx))
+}
+
+// wrongClock is the wall clock and an offset.
+type wrongClock struct{ offset atomic.Int64 }
+
+func (c *wrongClock) now() time.Time { return time.Now().Add(time.Duration(c.offset.Load())) }
+
+// follow keeps the offset as a file has it; without one it is none.
+func (c *wrongClock) follow(ctx context.Context, file string) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		raw, _ := os.ReadFile(file)
+		offset, _ := time.ParseDuration(strings.TrimSpace(string(raw)))
+		c.offset.Store(int64(offset))
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // dialVia dials the proxy, says who calls whom, and waits for the word that the way is open: a dial
