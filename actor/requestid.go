@@ -394,9 +394,9 @@ func (i *incarnation) endRequests() ([]storage.Op, error) {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	any := len(i.requests.kept) > 0
+	none := len(i.requests.kept) == 0
 	i.requests.clear()
-	if !any {
+	if none {
 		return nil, nil
 	}
 	return []storage.Op{{Op: storage.OpDeleteRange, Kind: storage.KindRequest}}, nil

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"sync"
@@ -199,7 +198,7 @@ func (c *cluster) step() {
 // apply applies a segment, as every replica would.
 func (c *cluster) apply(p proposal) bool {
 	b := c.store.NewBatch()
-	defer b.Close()
+	defer func() { _ = b.Close() }()
 	fence, err := c.fences.Load(0, p.seg.Object)
 	if err != nil {
 		c.t.Fatal(err)
@@ -336,7 +335,7 @@ func (c *cluster) check() (interrupted int) {
 		if reason == fault.RequestInterrupted {
 			interrupted++
 		}
-		ok := false
+		var ok bool
 		switch kind {
 		case writesAndFails:
 			ok = a == 1 && status.Code(last.Err) == codes.FailedPrecondition
@@ -369,7 +368,7 @@ func TestRequestIDsRunOnce(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m, err := actor.NewManager(actor.Config{Shards: 1, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)), Classes: []actor.Class{
+			m, err := actor.NewManager(actor.Config{Shards: 1, Logger: slog.New(slog.DiscardHandler), Classes: []actor.Class{
 				actor.NewClass("Tally", &counterv1.Counter_ServiceDesc, func(s *actor.State) counterv1.CounterServer { return &tally{state: s} }),
 			}})
 			if err != nil {

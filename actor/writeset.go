@@ -47,8 +47,8 @@ func (l *layer) write(op *storage.Op, seq uint64) {
 		l.put(point{key: op.Key, deleted: true, seq: seq})
 	case storage.OpDeleteRange:
 		r := rangeDelete{start: op.Key, end: op.End, seq: seq}
-		for i := len(l.points) - 1; i >= 0; i-- {
-			if r.covers(string(l.points[i].key)) {
+		for i, v := range slices.Backward(l.points) {
+			if r.covers(string(v.key)) {
 				l.remove(i)
 			}
 		}

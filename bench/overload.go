@@ -128,9 +128,12 @@ func (b *bench) overload() error {
 		}
 	}
 	for _, r := range []request{
-		{Kind: kindStream, Callers: 4000, Bytes: 64 << 10}, {Kind: kindStream, Callers: 500, Bytes: 1 << 20},
-		{Kind: kindPlain, Callers: 4000, Bytes: 64 << 10}, {Kind: kindPlain, Callers: 500, Bytes: 1 << 20},
-		{Kind: kindStream, Callers: 20_000}, {Kind: kindPlain, Callers: 20_000},
+		{Kind: kindStream, Callers: 4000, Bytes: 64 << 10},
+		{Kind: kindStream, Callers: 500, Bytes: 1 << 20},
+		{Kind: kindPlain, Callers: 4000, Bytes: 64 << 10},
+		{Kind: kindPlain, Callers: 500, Bytes: 1 << 20},
+		{Kind: kindStream, Callers: 20_000},
+		{Kind: kindPlain, Callers: 20_000},
 	} {
 		if !b.o.rows.MatchString(r.Kind + ", " + size(r.Bytes)) {
 			continue

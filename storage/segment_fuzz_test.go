@@ -214,7 +214,8 @@ func FuzzDecodeRequest(f *testing.F) {
 	for _, r := range []Request{
 		{Time: 1 << 60, State: RequestClaimed, ID: "id"},
 		{State: RequestReplied, Fingerprint: [16]byte{1, 15: 2}, ID: string(make([]byte, MaxRequestIDBytes)), Reply: []byte("reply")},
-		{State: RequestFailed}, {State: RequestDropped},
+		{State: RequestFailed},
+		{State: RequestDropped},
 	} {
 		f.Add(r.Append(nil))
 	}
