@@ -2,6 +2,8 @@ package replica
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -75,5 +77,35 @@ func TestARemovedReplicaDoesNotOutvoteThoseThatStay(t *testing.T) {
 		case <-limit:
 			t.Fatal("no answer")
 		}
+	}
+}
+
+// A replica whose log ends before what it says is committed has lost something: it stops, and the
+// node serves the rest.
+func TestAReplicaWithoutWhatIsCommittedStops(t *testing.T) {
+	t.Parallel()
+	store, err := storage.Open("store", storage.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = store.Close() }()
+	if err := Bootstrap(store, storage.Identity{ClusterID: "c", Node: 1, Name: "n", Shards: 2, Replicas: 3}); err != nil {
+		t.Fatal(err)
+	}
+	b := store.NewBatch()
+	b.Set(storage.HardStateKey(0), encodeUints(1, 0, 12)) // The log ends at 10.
+	if err := errors.Join(b.Commit(true), b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	h, err := New(Config{Node: 1, Shards: 2, Store: store, Transport: make(sentFrames, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = h.Close() }()
+	if err := h.groups[0].failed; !errors.Is(err, storage.ErrCorrupt) || !strings.Contains(err.Error(), "committed up to 12") {
+		t.Errorf("shard 0: got %v", err)
+	}
+	if err := h.groups[1].failed; err != nil {
+		t.Errorf("shard 1: got %v", err)
 	}
 }

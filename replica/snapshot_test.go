@@ -2,13 +2,18 @@ package replica
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/time/rate"
 
 	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/storage"
@@ -242,6 +247,38 @@ func FuzzDecodeParts(f *testing.F) {
 		again, err := decodeParts(encodeParts(parts))
 		if err != nil || len(again) != len(parts) && len(b) < partsBytesMax {
 			t.Errorf("%d parts came back as %d: %v", len(parts), len(again), err)
+		}
+	})
+}
+
+// stuck is a Transport to a node that takes a snapshot's first run and no other.
+type stuck struct{ sentFrames }
+
+func (stuck) SendSnapshot(ctx context.Context, _ placement.NodeID, _ []byte, begin func([]byte) (func() ([]byte, error), error)) error {
+	next, err := begin(nil)
+	if err != nil {
+		return err
+	}
+	if _, err := next(); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+// A receiver that takes nothing more is given up, so that it does not hold back the disk's space.
+func TestAStuckReceiverIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newShipment(t)
+		h := &Host{store: s.from, cfg: Config{Shards: 8, Transport: stuck{}}, ctx: t.Context(), sendRate: rate.NewLimiter(rate.Inf, 1)}
+		began := time.Now()
+		err := h.streamSnapshot(s.from.Snapshot(), 2, snapshotHeader{shard: shippedShard})
+		if err == nil || !strings.Contains(err.Error(), "takes nothing") {
+			t.Errorf("got %v", err)
+		}
+		if took := time.Since(began); took != snapshotStallMax {
+			t.Errorf("gave up after %v, want %v", took, snapshotStallMax)
 		}
 	})
 }
