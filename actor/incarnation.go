@@ -30,8 +30,10 @@ type incarnation struct {
 	nameless  bool // the record has no name
 	commitSeq uint64
 
-	// over is why it has ended, if it has. Guarded by object.mu.
-	over error
+	// Guarded by object.mu.
+	over error // why it has ended, if it has
+	// transactions are those that are open, each within the one before.
+	transactions []*transaction
 }
 
 // load begins a new incarnation for an event: every segment of the last one is readable or dead, so
@@ -49,7 +51,7 @@ func (o *object) load(e *event) (*incarnation, error) {
 		}
 	}
 	inc := &incarnation{object: o, exists: exists, commitSeq: fence.CommitSequence}
-	inc.state = &State{o: inc, storage: Storage{inc}}
+	inc.state = &State{o: inc, storage: Storage{o: inc}}
 	if exists {
 		raw, ok, err := r.Get(storage.KindRecord, nil)
 		if err != nil {
@@ -101,7 +103,7 @@ func (i *incarnation) run(e *event) error {
 			return nil
 		}
 	}
-	err := i.close(e, &result, func(wrote, sole bool) gate {
+	err := i.close(e, &result, func(wrote writes, sole bool) gate {
 		i.looking = true
 		return i.m.finish(result, wrote, sole)
 	})
@@ -120,6 +122,7 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 	defer func() {
 		if p := recover(); p != nil {
 			i.panicked(e, p)
+			ok = false
 		}
 	}()
 	method, ok := i.class.methods[e.call.Method]
@@ -169,39 +172,40 @@ func (i *incarnation) die(d death) {
 	token := i.m.token
 	i.shard.manager.counters.resets.Add(1)
 	i.unlock()
-	if g == gateConfirm {
+	if g&gateConfirm != 0 {
 		log.Confirm(i.shard.id, i.term, i.object, token)
 	}
 }
 
 // close closes the open segment of the event that has the turn and puts the event, or a barrier, at
 // the output gate. An error says that it did not. result is the event's, nil for a barrier.
-func (i *incarnation) close(e *event, result *Result, wait func(wrote, sole bool) gate) error {
+func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, sole bool) gate) error {
 	record, wrote, err := i.recordOps()
 	identified := e.call.RequestID != "" && i.exists
 	if identified && result != nil && e.claim.made {
-		wrote = true // What was claimed has to be completed.
+		wrote = confirmedWrites // What was claimed has to be completed.
 	}
 	log := i.shard.manager.log
-	sole := err == nil && !wrote && log.ConfirmNow(i.shard.id, i.term)
+	sole := err == nil && wrote != confirmedWrites && log.ConfirmNow(i.shard.id, i.term)
 	i.mu.Lock()
 	switch {
 	case e.over:
 		err = i.over
-	case err == nil && wrote && i.shard.full.Load():
+	case err == nil && wrote != noWrites && i.shard.full.Load():
 		err = errFull(e)
 	}
 	if err != nil {
 		i.mu.Unlock()
 		return err
 	}
-	if !wrote {
+	i.abandonTransactions() // Nothing that was begun meanwhile may outlive the segment.
+	if wrote == noWrites {
 		i.w.discardOpen()
 	}
 	g := wait(wrote, sole)
 	token := i.m.token
 	var seg *storage.Segment
-	if g == gatePropose {
+	if g&gatePropose != 0 {
 		i.commitSeq++
 		ops := append(slices.Clip(i.w.closeSegment(i.m.seq)), record...)
 		now := i.shard.manager.clock.now()
@@ -217,12 +221,11 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote, sole bool
 		}
 	}
 	i.mu.Unlock()
-	switch g {
-	case gatePropose:
+	if g&gatePropose != 0 {
 		log.Propose(i.shard.id, seg, i.object)
-	case gateConfirm:
+	}
+	if g&gateConfirm != 0 {
 		log.Confirm(i.shard.id, i.term, i.object, token)
-	case gateNone:
 	}
 	return nil
 }
@@ -235,15 +238,19 @@ func errFull(e *event) error {
 	return fault.New(fault.DiskFull, "the disks that keep the object are nearly full, and the call was not made: make room, or add nodes; 'holdfast status' says which")
 }
 
-// recordOps says what the open segment does to the object's record, and whether the segment writes
-// anything at all. An object exists while it has data: its first write makes the record, and when
-// the last key goes so does the record.
-func (i *incarnation) recordOps() ([]storage.Op, bool, error) {
+// recordOps says what the open segment does to the object's record, and what the segment writes. An
+// object exists while it has data: its first write makes the record, and when the last key goes so
+// does the record.
+func (i *incarnation) recordOps() ([]storage.Op, writes, error) {
 	i.mu.Lock()
-	ops := i.w.ops
+	i.abandonTransactions()
+	ops, wrote := i.w.ops, unconfirmedWrites
+	if i.w.openConfirmed > 0 {
+		wrote = confirmedWrites
+	}
 	i.mu.Unlock()
 	if len(ops) == 0 {
-		return nil, false, nil
+		return nil, noWrites, nil
 	}
 	sets, deletes := 0, 0
 	for n := range ops {
@@ -257,28 +264,28 @@ func (i *incarnation) recordOps() ([]storage.Op, bool, error) {
 	if deletes > 0 {
 		var err error
 		if empty, err = i.isEmpty(); err != nil {
-			return nil, false, err
+			return nil, noWrites, err
 		}
 	}
 	switch {
 	case empty && !i.exists, !i.exists && sets == 0:
-		return nil, false, nil // Nothing was there, and nothing is.
+		return nil, noWrites, nil // Nothing was there, and nothing is.
 	case empty:
 		ops, err := i.endRequests()
 		if err != nil {
-			return nil, false, err
+			return nil, noWrites, err
 		}
 		i.exists = false
-		return append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRecord}), true, nil
+		return append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRecord}), wrote, nil
 	case !i.exists, i.nameless && i.state.name != nil:
 		i.exists, i.nameless = true, i.state.name == nil
 		raw, err := storage.Record{Name: i.state.name, Class: i.class.Name}.Encode()
 		if err != nil {
-			return nil, false, err
+			return nil, noWrites, err
 		}
-		return []storage.Op{{Op: storage.OpSet, Kind: storage.KindRecord, Value: raw}}, true, nil
+		return []storage.Op{{Op: storage.OpSet, Kind: storage.KindRecord, Value: raw}}, wrote, nil
 	}
-	return nil, true, nil
+	return nil, wrote, nil
 }
 
 func (i *incarnation) isEmpty() (bool, error) {
@@ -299,51 +306,4 @@ func (i *incarnation) turn() error {
 		return ErrNoTurn
 	}
 	return nil
-}
-
-// get reads a key through what is not yet in the store.
-func (i *incarnation) get(key string) ([]byte, bool, error) {
-	i.mu.Lock()
-	if err := i.turn(); err != nil {
-		i.mu.Unlock()
-		return nil, false, err
-	}
-	v, exists, known := i.w.get(key)
-	version := i.w.version
-	i.mu.Unlock()
-	if known {
-		return v, exists, nil
-	}
-	v, exists, err := i.reader().Get(storage.KindKV, []byte(key))
-	if err != nil {
-		return nil, false, i.unreadable(err)
-	}
-	i.mu.Lock()
-	if i.over == nil {
-		i.w.remember(key, v, exists, version)
-	}
-	i.mu.Unlock()
-	return v, exists, nil
-}
-
-func (i *incarnation) write(op storage.Op) error {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if err := i.turn(); err != nil {
-		return err
-	}
-	err := i.w.add(op)
-	i.charge()
-	return err
-}
-
-// overlay returns what lies over the store in [lo, hi).
-func (i *incarnation) overlay(lo, hi []byte) ([]overlaid, []rangeDelete, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if err := i.turn(); err != nil {
-		return nil, nil, err
-	}
-	over, hidden := i.w.view(lo, hi)
-	return over, hidden, nil
 }

@@ -33,6 +33,9 @@ const (
 //   - An event that wrote is answered when its segment is committed. One that only read is answered
 //     when every segment proposed before it ran is committed and this node was found to be the
 //     owner after it ran: by a confirmation, or by the commit of a segment proposed later.
+//   - A segment that has only unconfirmed writes holds nobody back: its event is answered like one
+//     that only read, and nobody waits for it, but for barriers. Its refusal ends the incarnation as
+//     any other does.
 //   - A refused segment refuses every later one, and ends the incarnation.
 //   - A panic or an abort drops the open segment and ends the incarnation. It is told like a read, to
 //     the event and to those behind it: it may have come of what is not committed yet.
@@ -49,6 +52,7 @@ type machine struct {
 	term        uint64
 	incarnation uint64
 	seq         uint64 // last proposed
+	locked      uint64 // last proposed that has confirmed writes: what runs now waits for it
 	committed   uint64
 	readable    uint64
 	refused     uint64 // how many, always the last ones
@@ -78,7 +82,7 @@ type machine struct {
 // event is a Call that has begun.
 type event struct {
 	call *Call
-	// proposed is the first segment that it has proposed before it returned, if it has.
+	// proposed is the first segment that it has proposed, if it has.
 	proposed uint64
 	// acted says that it has passed the gate, and may have done what is not undone.
 	acted bool
@@ -101,6 +105,8 @@ type waiter struct {
 	e      *event
 	result Result
 	seq    uint64 // must be committed
+	last   uint64 // the last segment that it has seen or written
+	wrote  bool   // that one is its own
 	token  uint64 // must be confirmed; 0: the commit is enough
 	// barrier is told when the gate is open; nil at the event's end.
 	barrier func(error)
@@ -192,7 +198,7 @@ func (m *machine) follow(e *event) {
 func (m *machine) born(term, incarnation uint64) {
 	m.alive, m.why = true, nil
 	m.term, m.incarnation = term, incarnation
-	m.seq, m.committed, m.readable, m.refused = 0, 0, 0, 0
+	m.seq, m.locked, m.committed, m.readable, m.refused = 0, 0, 0, 0, 0
 }
 
 // leave gives up the running event's turn. The caller has put a barrier before it.
@@ -247,46 +253,67 @@ func (m *machine) returned() { m.strays-- }
 type gate int
 
 const (
-	gateNone    gate = iota // it is answered, or waits for what is under way
-	gatePropose             // propose the segment m.seq
-	gateConfirm             // ask for a confirmation with m.token
+	gateNone    gate = 0         // it is answered, or waits for what is under way
+	gatePropose gate = 1 << iota // propose the segment m.seq
+	gateConfirm                  // ask for a confirmation with m.token
 )
 
-// finish takes what the running event's handler returned. wrote says that its segment has writes;
-// sole that this node can't have been superseded at this moment.
-func (m *machine) finish(result Result, wrote, sole bool) gate {
+// writes is what a segment has written.
+type writes int
+
+const (
+	noWrites          writes = iota // there is no segment
+	unconfirmedWrites               // nobody waits for it
+	confirmedWrites
+)
+
+// finish takes what the running event's handler returned. sole says that this node can't have been
+// superseded at this moment.
+func (m *machine) finish(result Result, wrote writes, sole bool) gate {
 	w := waiter{e: m.running, result: result}
 	m.running = nil
-	if wrote {
-		return m.propose(w)
+	if wrote == noWrites {
+		return m.wait(sole, w)
 	}
-	return m.wait(sole, w)
+	m.propose(&w)
+	if wrote == unconfirmedWrites {
+		return gatePropose | m.wait(sole, w)
+	}
+	return m.lock(w)
 }
 
 // barrier is of an event that goes on: the segment so far is closed, and fn told when it is durable
-// and this node still the owner.
-func (m *machine) barrier(fn func(error), wrote, sole bool) gate {
+// and this node still the owner. It waits for unconfirmed writes too.
+func (m *machine) barrier(fn func(error), wrote writes, sole bool) gate {
 	w := waiter{e: m.running, barrier: fn}
-	if !wrote {
+	if wrote == noWrites {
+		m.locked = m.seq
 		return m.wait(sole, w)
 	}
-	if w.e.proposed == 0 {
-		w.e.proposed = m.seq + 1
-	}
-	return m.propose(w)
+	m.propose(&w)
+	return m.lock(w)
 }
 
-// propose puts an event, or a barrier, at the gate behind a segment of its own.
-func (m *machine) propose(w waiter) gate {
+// propose gives what is about to be put at the gate a segment of its own.
+func (m *machine) propose(w *waiter) {
 	m.seq++
+	w.last, w.wrote = m.seq, true
+	if w.e.proposed == 0 {
+		w.e.proposed = m.seq
+	}
+}
+
+// lock puts at the gate what waits for its own segment, and has all that follows wait for it.
+func (m *machine) lock(w waiter) gate {
+	m.locked = m.seq
 	w.seq = m.seq
 	m.waiters = append(m.waiters, w)
 	return gatePropose
 }
 
-// wait puts at the gate what has no segment of its own.
+// wait puts at the gate what does not wait for a segment of its own.
 func (m *machine) wait(sole bool, ws ...waiter) gate {
-	if sole && m.committed == m.seq && len(m.waiters) == 0 {
+	if sole && m.committed >= m.locked && len(m.waiters) == 0 {
 		for _, w := range ws {
 			m.pass(w)
 		}
@@ -294,7 +321,7 @@ func (m *machine) wait(sole bool, ws ...waiter) gate {
 	}
 	m.token++
 	for _, w := range ws {
-		w.seq, w.token = m.seq, m.token
+		w.seq, w.last, w.token = m.locked, m.seq, m.token
 		m.waiters = append(m.waiters, w)
 	}
 	return gateConfirm
@@ -353,10 +380,10 @@ func (m *machine) forget(why error) {
 // commit opens the gate for everything up to the segment.
 func (m *machine) commit(seq uint64) {
 	m.committed = max(m.committed, seq)
-	// What ran before the segment was proposed is confirmed by its commit.
+	// What ran before the segment was proposed, its own event included, is confirmed by its commit.
 	for i := range m.waiters {
-		if m.waiters[i].seq < seq {
-			m.waiters[i].token = 0
+		if w := &m.waiters[i]; w.last < seq || w.wrote && w.last == seq {
+			w.token = 0
 		}
 	}
 	m.release()
@@ -384,7 +411,7 @@ func (m *machine) confirm(token uint64, err error) {
 	m.waiters = kept
 }
 
-// refuse ends the incarnation because a segment was refused. What waits for it or a later one is
+// refuse ends the incarnation because a segment was refused. What has seen it or a later one is
 // answered; unknown says that the segment may yet turn out to be committed elsewhere.
 func (m *machine) refuse(seq uint64, unknown bool) {
 	m.refused++
@@ -398,9 +425,9 @@ func (m *machine) refuse(seq uint64, unknown bool) {
 	kept := m.waiters[:0]
 	for _, w := range m.waiters {
 		switch {
-		case w.seq < seq:
+		case w.last < seq:
 			kept = append(kept, w)
-		case unknown && w.token == 0:
+		case unknown && w.wrote:
 			m.fail(w, errOutcomeUnknown())
 		default:
 			m.fail(w, errOwnerChanged())
@@ -415,7 +442,7 @@ func (m *machine) refuse(seq uint64, unknown bool) {
 func (m *machine) lose() {
 	m.lost = true
 	for _, w := range m.waiters {
-		if w.token == 0 && w.seq > m.committed {
+		if w.wrote && w.last > m.committed {
 			m.fail(w, errOutcomeUnknown())
 		} else {
 			m.fail(w, errOwnerChanged())

@@ -23,13 +23,15 @@ const (
 type waiting struct {
 	call        *Call
 	ended       bool // it has returned, or asked for its barrier
-	wrote, sole bool
+	wrote       writes
+	sole        bool
 	barrier     int  // the first segment that a barrier of it has written
 	acted       bool // has passed the gate
 	depth       int  // of critical sections
 	died        bool
 	incarnation int
-	seq         int // the last segment of its incarnation when it returned, its own when it wrote
+	seq         int // the last segment that it must wait for
+	last        int // the last segment of its incarnation when it returned, its own when it wrote
 	token       uint64
 	answers     int
 }
@@ -45,6 +47,7 @@ type world struct {
 	all   []*waiting
 	// fates of the segments of each incarnation, from its first.
 	fates     [][]fate
+	locked    int      // the last segment of the last incarnation that is waited for
 	asked     []uint64 // tokens not answered
 	confirmed uint64
 	running   *waiting
@@ -170,6 +173,7 @@ func (w *world) begin() {
 			w.t.Fatalf("loads with segments in flight: %v", *w.last())
 		}
 		w.fates = append(w.fates, nil)
+		w.locked = 0
 	}
 	c := w.m.begin().call
 	if c != w.order[0] {
@@ -212,14 +216,14 @@ func (w *world) end() {
 		w.m.exit()
 	default:
 		w.running = nil
-		w.wait(e, func(wrote, sole bool) gate { return w.m.finish(Result{}, wrote, sole) })
+		w.wait(e, false, func(wrote writes, sole bool) gate { return w.m.finish(Result{}, wrote, sole) })
 	}
 }
 
 func (w *world) barrier(e *waiting) {
 	b := &waiting{incarnation: e.incarnation}
 	w.all = append(w.all, b)
-	w.wait(b, func(wrote, sole bool) gate {
+	w.wait(b, true, func(wrote writes, sole bool) gate {
 		return w.m.barrier(func(err error) {
 			w.answered(b, err)
 			if err == nil {
@@ -227,7 +231,7 @@ func (w *world) barrier(e *waiting) {
 			}
 		}, wrote, sole)
 	})
-	if b.wrote && e.barrier == 0 {
+	if b.wrote != noWrites && e.barrier == 0 {
 		e.barrier = b.seq
 	}
 }
@@ -243,7 +247,7 @@ func (w *world) die(e *waiting) {
 	sole := w.rng.IntN(4) == 0
 	g := w.m.die(panicOf(&e.call.ev), sole)
 	for _, one := range ended {
-		one.incarnation, one.seq, one.sole = len(w.fates)-1, len(*w.last()), sole
+		one.incarnation, one.seq, one.last, one.sole = len(w.fates)-1, w.locked, len(*w.last()), sole
 		if g == gateConfirm {
 			one.token = w.m.token
 		}
@@ -253,7 +257,7 @@ func (w *world) die(e *waiting) {
 	}
 }
 
-// open says that what waits behind a segment, and wrote none, may get out.
+// open says that what does not wait for a segment of its own may get out.
 func (w *world) open(e *waiting) bool {
 	fates := w.fates[e.incarnation]
 	for _, f := range fates[:e.seq] {
@@ -261,35 +265,40 @@ func (w *world) open(e *waiting) bool {
 			return false
 		}
 	}
-	later := slices.ContainsFunc(fates[e.seq:], func(f fate) bool { return f == committed || f == readable })
+	since := e.last // What is proposed after it, or by it, confirms it when it is committed.
+	if e.wrote != noWrites {
+		since--
+	}
+	later := slices.ContainsFunc(fates[since:], func(f fate) bool { return f == committed || f == readable })
 	return later || e.sole || e.token != 0 && e.token <= w.confirmed
 }
 
-func (w *world) wait(e *waiting, gated func(wrote, sole bool) gate) {
-	wrote, sole := w.rng.IntN(2) == 0, w.rng.IntN(4) == 0
-	e.ended, e.wrote, e.sole, e.seq = true, wrote, sole, len(*w.last())
-	if e.wrote {
-		e.seq++
+func (w *world) wait(e *waiting, barrier bool, gated func(wrote writes, sole bool) gate) {
+	wrote, sole := writes(w.rng.IntN(3)), w.rng.IntN(4) == 0
+	e.ended, e.wrote, e.sole, e.last = true, wrote, sole, len(*w.last())
+	if wrote != noWrites {
+		e.last++
 	}
-	switch gated(wrote, sole) {
-	case gatePropose:
-		if !e.wrote {
-			w.t.Fatal("proposes what must not be proposed")
-		}
+	if barrier || wrote == confirmedWrites {
+		w.locked = e.last
+	}
+	e.seq = w.locked
+	g := gated(wrote, sole)
+	if (g&gatePropose != 0) != (wrote != noWrites) {
+		w.t.Fatalf("wrote %d, and does %d about it", wrote, g)
+	}
+	if g&gatePropose != 0 {
 		*w.last() = append(*w.last(), proposed)
-		if w.m.seq != uint64(e.seq) {
-			w.t.Fatalf("proposes segment %d after %d (P3)", w.m.seq, e.seq-1)
+		if w.m.seq != uint64(e.last) {
+			w.t.Fatalf("proposes segment %d after %d (P3)", w.m.seq, e.last-1)
 		}
-	case gateConfirm:
-		if e.wrote {
+	}
+	if g&gateConfirm != 0 {
+		if wrote == confirmedWrites || barrier && wrote != noWrites {
 			w.t.Fatal("confirms what needs no confirmation")
 		}
 		e.token = w.m.token
 		w.asked = append(w.asked, e.token)
-	case gateNone:
-		if e.wrote {
-			w.t.Fatal("a write is neither proposed nor refused")
-		}
 	}
 }
 
@@ -405,8 +414,8 @@ func (w *world) answered(e *waiting, err error) {
 				w.t.Fatalf("a reply behind segment %d got out while segment %d was not committed (P2): %v", e.seq, i+1, fates)
 			}
 		}
-		if !e.wrote && !w.open(e) {
-			w.t.Fatal("a read got out unconfirmed (P1)")
+		if e.wrote != confirmedWrites && !w.open(e) {
+			w.t.Fatal("a read, or unconfirmed write, got out before this node was found to be the owner (P1)")
 		}
 	case fault.OwnerChanged:
 		// Those who get it call again: its write must never turn up, and it must not have acted.
@@ -416,15 +425,15 @@ func (w *world) answered(e *waiting, err error) {
 		if e.barrier > 0 && !slices.Contains(w.fates[e.incarnation][:e.barrier], refused) {
 			w.t.Fatal("an event that has proposed a segment is said not to have happened")
 		}
-		if e.wrote && !slices.Contains(fates[:e.seq], refused) {
-			w.t.Fatalf("segment %d may be, or become, committed, and its event is said not to have happened: %v", e.seq, fates)
+		if e.wrote != noWrites && !slices.Contains(fates[:e.last], refused) {
+			w.t.Fatalf("segment %d may be, or become, committed, and its event is said not to have happened: %v", e.last, fates)
 		}
 	case fault.OutcomeUnknown:
 		if e.barrier > 0 || e.acted {
 			return // What is not known, or not to be undone, is of its barrier.
 		}
-		if !e.wrote || fates[e.seq-1] == committed || fates[e.seq-1] == readable {
-			w.t.Fatalf("segment %d has a known outcome: %v", e.seq, fates)
+		if e.wrote == noWrites || fates[e.last-1] == committed || fates[e.last-1] == readable {
+			w.t.Fatalf("segment %d has a known outcome: %v", e.last, fates)
 		}
 	case fault.Panic:
 		if !e.died || !w.open(e) {

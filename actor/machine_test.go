@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 //	begin            "a runs", "a loads" (and is born), or "waits"
 //	fetch, born      begin of an object that is not alive, in its two halves
 //	wrote [sole]     the handler returned and has written: "propose 1"
+//	unconfirmed [sole]  it returned and has only unconfirmed writes: "propose 1 confirm 1"
 //	read [sole]      it returned and has not: "confirm 1", or nothing when it is answered at once
 //	barrier wrote, barrier read
 //	leave            the handler gives up its turn; "begin" may say "a resumes" from when it has
@@ -53,14 +54,14 @@ func (l *life) do(command string) string {
 		return n
 	}
 	gated := func(g gate) {
-		switch g {
-		case gatePropose:
+		if g&gatePropose != 0 {
 			say("propose %d", l.m.seq)
-		case gateConfirm:
+		}
+		if g&gateConfirm != 0 {
 			say("confirm %d", l.m.token)
-		case gateNone:
 		}
 	}
+	wrote := map[string]writes{"read": noWrites, "unconfirmed": unconfirmedWrites, "wrote": confirmedWrites}
 	switch words[0] {
 	case "deliver":
 		for _, name := range words[1:] {
@@ -84,10 +85,10 @@ func (l *life) do(command string) string {
 		}
 	case "born":
 		l.born()
-	case "wrote", "read":
-		gated(l.m.finish(Result{Body: []byte(l.m.running.call.Name)}, words[0] == "wrote", has("sole")))
+	case "wrote", "unconfirmed", "read":
+		gated(l.m.finish(Result{Body: []byte(l.m.running.call.Name)}, wrote[words[0]], has("sole")))
 	case "barrier":
-		gated(l.m.barrier(func(err error) { l.barriers = append(l.barriers, "barrier="+outcome(err)) }, has("wrote"), has("sole")))
+		gated(l.m.barrier(func(err error) { l.barriers = append(l.barriers, "barrier="+outcome(err)) }, wrote[words[1]], has("sole")))
 	case "skip":
 		l.m.skip(fault.New(fault.ObjectTimeout, ""))
 	case "leave":
@@ -433,6 +434,87 @@ func TestLifeOfAnObject(t *testing.T) {
 			{"refuse 1", "a=OWNER_CHANGED b=OWNER_CHANGED c=OWNER_CHANGED"},
 			{"deliver d", ""},
 			{"begin", "d loads"},
+		},
+		"an unconfirmed write is answered when this node is found to be the owner, as a read is (P1)": {
+			{"deliver a b c", ""},
+			{"begin", "a loads"},
+			{"unconfirmed", "propose 1 confirm 1"},
+			{"begin", "b runs"},
+			{"read", "confirm 2"},
+			{"confirmed 2", "a=ok b=ok"},
+			{"begin", "c runs"},
+			{"wrote", "propose 2"},
+			{"commit 1", ""},
+			{"commit 2", "c=ok"},
+			{"is", "alive busy"},
+			{"readable 2", ""},
+			{"is", "alive settled idle"},
+		},
+		"an unconfirmed write is answered at once where nobody else can own the object": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"unconfirmed sole", "propose 1 a=ok"},
+			{"begin", "b runs"},
+			{"read sole", "b=ok"},
+			{"is", "alive busy"},
+		},
+		"an unconfirmed write waits for the confirmed ones before it (P2)": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"wrote", "propose 1"},
+			{"begin", "b runs"},
+			{"unconfirmed sole", "propose 2 confirm 1"},
+			{"confirmed 1", ""},
+			{"commit 1", "a=ok b=ok"},
+		},
+		"its own commit confirms an unconfirmed write, and nothing that ran after it": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"unconfirmed", "propose 1 confirm 1"},
+			{"begin", "b runs"},
+			{"read", "confirm 2"},
+			{"commit 1", "a=ok"},
+			{"confirmed 2", "b=ok"},
+		},
+		"an unconfirmed write that is refused resets the object, and all that has seen it is told": {
+			{"deliver a b c d", ""},
+			{"begin", "a loads"},
+			{"read", "confirm 1"},
+			{"begin", "b runs"},
+			{"unconfirmed", "propose 1 confirm 2"},
+			{"begin", "c runs"},
+			{"read", "confirm 3"},
+			{"refuse 1", "b=OWNER_CHANGED c=OWNER_CHANGED d=OWNER_CHANGED"},
+			{"confirmed 3", "a=ok"},
+			{"is", "settled idle"},
+		},
+		"an unconfirmed write that may yet be committed is never said not to have happened": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"unconfirmed", "propose 1 confirm 1"},
+			{"confirmed 1 lost", "a=OUTCOME_UNKNOWN"},
+			{"begin", "b runs"},
+			{"unconfirmed", "propose 2 confirm 2"},
+			{"refuse 1 unknown", "b=OUTCOME_UNKNOWN"},
+		},
+		"an unconfirmed write waits with the ownership that is lost": {
+			{"deliver a", ""},
+			{"begin", "a loads"},
+			{"unconfirmed", "propose 1 confirm 1"},
+			{"lose", "a=OUTCOME_UNKNOWN"},
+		},
+		"a barrier waits for unconfirmed writes too": {
+			{"deliver a b", ""},
+			{"begin", "a loads"},
+			{"unconfirmed", "propose 1 confirm 1"},
+			{"confirmed 1", "a=ok"},
+			{"begin", "b runs"},
+			{"barrier read", "confirm 2"},
+			{"confirmed 2", ""},
+			{"commit 1", "barrier=ok"},
+			{"barrier unconfirmed", "propose 2"},
+			{"commit 2", "barrier=ok"},
+			{"read sole", "b=ok"},
 		},
 		"lost ownership answers everything (P1)": {
 			{"deliver a b c d e", ""},

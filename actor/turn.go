@@ -40,9 +40,12 @@ type Initializer interface {
 // handler fails afterwards. The handler keeps its turn; Yield confirms too, and lets others in.
 //
 // An event that has passed a Confirm is not run again by Holdfast: when its owner changes before it
-// has returned, its caller gets OUTCOME_UNKNOWN.
-func (s *State) Confirm(ctx context.Context) error {
-	gate, err := s.o.barrier(eventOf(ctx))
+// has returned, its caller gets OUTCOME_UNKNOWN. It is refused inside a transaction.
+func (s *State) Confirm(ctx context.Context) error { return s.o.confirm(ctx, "Confirm") }
+
+// confirm is Confirm under the name that it was called by.
+func (i *incarnation) confirm(ctx context.Context, what string) error {
+	gate, err := i.barrier(eventOf(ctx), what)
 	if err != nil {
 		return err
 	}
@@ -50,16 +53,19 @@ func (s *State) Confirm(ctx context.Context) error {
 }
 
 // barrier closes the segment that an event that has the turn has written so far. What it returns
-// gets one error or nil, when the gate opens or never will.
-func (i *incarnation) barrier(e *event) (<-chan error, error) {
+// gets one error or nil, when the gate opens or never will. what asks for it, and is named in errors.
+func (i *incarnation) barrier(e *event, what string) (<-chan error, error) {
 	i.mu.Lock()
 	err := i.holds(e)
+	if err == nil {
+		err = i.notInTransaction(what)
+	}
 	i.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
 	opened := make(chan error, 1)
-	err = i.close(e, nil, func(wrote, sole bool) gate {
+	err = i.close(e, nil, func(wrote writes, sole bool) gate {
 		return i.m.barrier(func(err error) { opened <- err }, wrote, sole)
 	})
 	if err != nil {
@@ -100,7 +106,8 @@ func (i *incarnation) holds(e *event) error {
 // be the owner since, as after Confirm: so it may act on the outside world. It must not use the
 // object, neither its storage nor what the class keeps in memory; another event may be doing so.
 // Storage refuses with ErrNoTurn while no other event has the turn, and can't tell otherwise. It
-// should return soon after ctx ends. ctx is the handler's own, or made from it.
+// should return soon after ctx ends. ctx is the handler's own, or made from it. Yield is refused inside
+// a transaction.
 //
 // Yield returns fn's error. When the object was reset meanwhile or has another owner, it returns
 // why: the caller has its answer already, and nothing that the handler still does gets out. At most
@@ -110,7 +117,7 @@ func (i *incarnation) holds(e *event) error {
 // caller gets OUTCOME_UNKNOWN, because fn may have acted; OBJECT_RESET when the object is reset.
 func (s *State) Yield(ctx context.Context, fn func(ctx context.Context) error) error {
 	i, e := s.o, eventOf(ctx)
-	gate, err := i.barrier(e)
+	gate, err := i.barrier(e, "Yield")
 	if err != nil {
 		return err
 	}

@@ -38,19 +38,24 @@ func (r *rangeDelete) covers(key string) bool {
 	return key >= string(r.start) && (r.end == nil || key < string(r.end))
 }
 
-// write puts one operation into the layer, which keeps its key and value.
-func (l *layer) write(op *storage.Op, seq uint64) {
+// write puts one operation into the layer, which keeps its key and value. replaced, if it is not nil,
+// is called with each point that is replaced or removed.
+func (l *layer) write(op *storage.Op, seq uint64, replaced func(point)) {
 	switch op.Op {
 	case storage.OpSet:
-		l.put(point{key: op.Key, value: op.Value, seq: seq})
+		l.put(point{key: op.Key, value: op.Value, seq: seq}, replaced)
 	case storage.OpDelete:
-		l.put(point{key: op.Key, deleted: true, seq: seq})
+		l.put(point{key: op.Key, deleted: true, seq: seq}, replaced)
 	case storage.OpDeleteRange:
 		r := rangeDelete{start: op.Key, end: op.End, seq: seq}
-		for i, v := range slices.Backward(l.points) {
-			if r.covers(string(v.key)) {
-				l.remove(i)
+		for i, p := range slices.Backward(l.points) { // What takes the place of one has been looked at.
+			if !r.covers(string(p.key)) {
+				continue
 			}
+			if replaced != nil {
+				replaced(p)
+			}
+			l.remove(i)
 		}
 		l.ranges = append(l.ranges, r)
 	case storage.OpPatch:
@@ -74,8 +79,11 @@ func (l *layer) find(key []byte) int {
 	return -1
 }
 
-func (l *layer) put(p point) {
+func (l *layer) put(p point, replaced func(point)) {
 	if i := l.find(p.key); i >= 0 {
+		if replaced != nil {
+			replaced(l.points[i])
+		}
 		l.points[i] = p
 		return
 	}
@@ -126,9 +134,14 @@ func (l *layer) covers(key string) bool {
 // writeSet is what an object has written and the store does not show yet: the open segment over
 // the segments in flight. Reads look through it, newest first, down to the store.
 type writeSet struct {
-	open      layer
-	ops       []storage.Op // of the open segment, in order
-	openBytes int
+	open          layer
+	ops           []storage.Op // of the open segment, in order
+	openBytes     int
+	openConfirmed int // how many of the operations hold the output gate
+	// depth is how many marks are open. While there are any, undo has what each operation since the
+	// first has replaced, for rollbackTo.
+	depth int
+	undo  []undo
 
 	inFlight      layer
 	segments      []segmentOps // in flight, in order
@@ -159,10 +172,18 @@ type segmentOps struct {
 	bytes int
 }
 
+// undo is a point that an operation of the open segment has replaced.
+type undo struct {
+	op int // its index
+	point
+}
+
+func opBytes(op *storage.Op) int { return len(op.Key) + len(op.Value) + len(op.End) + 16 }
+
 // add writes into the open segment. It refuses what would make the segment too large, and leaves
 // it as it was.
-func (w *writeSet) add(op storage.Op) error {
-	size := len(op.Key) + len(op.Value) + len(op.End) + 16
+func (w *writeSet) add(op storage.Op, confirmed bool) error {
+	size := opBytes(&op)
 	if len(w.ops) >= storage.MaxSegmentWrites {
 		return fault.New(fault.WriteSetTooLarge, "writes of one event: at most %d", storage.MaxSegmentWrites)
 	}
@@ -171,27 +192,75 @@ func (w *writeSet) add(op storage.Op) error {
 	}
 	w.ops = append(w.ops, op)
 	w.openBytes += size
-	w.open.write(&w.ops[len(w.ops)-1], 0)
+	if confirmed {
+		w.openConfirmed++
+	}
+	last := len(w.ops) - 1
+	var replaced func(point)
+	if w.depth > 0 {
+		replaced = func(p point) { w.undo = append(w.undo, undo{last, p}) }
+	}
+	w.open.write(&w.ops[last], 0, replaced)
 	return nil
 }
 
-// mark names this moment of the open segment for rollbackTo.
-func (w *writeSet) mark() int { return len(w.ops) }
-
-// rollbackTo takes back everything written in the open segment since the mark.
-func (w *writeSet) rollbackTo(mark int) {
-	kept := w.ops[:mark]
-	w.discardOpen()
-	for _, op := range kept {
-		w.ops = append(w.ops, op)
-		w.openBytes += len(op.Key) + len(op.Value) + len(op.End) + 16
-		w.open.write(&op, 0)
+// addAll adds all of the operations, or none.
+func (w *writeSet) addAll(ops []storage.Op, confirmed bool) error {
+	if len(ops) == 1 {
+		return w.add(ops[0], confirmed)
 	}
+	m := w.mark()
+	for i := range ops {
+		if err := w.add(ops[i], confirmed); err != nil {
+			w.rollbackTo(m)
+			return err
+		}
+	}
+	w.keep(m)
+	return nil
+}
+
+// mark is a moment of the open segment. It is open until rollbackTo or keep ends it, or one that was
+// made before it.
+type mark struct{ depth, ops, bytes, confirmed int }
+
+// mark names this moment of the open segment for rollbackTo.
+func (w *writeSet) mark() mark {
+	w.depth++
+	return mark{w.depth - 1, len(w.ops), w.openBytes, w.openConfirmed}
+}
+
+// keep ends a mark, and those made after it, and leaves what was written since.
+func (w *writeSet) keep(to mark) {
+	if w.depth = to.depth; w.depth == 0 {
+		w.undo = nil
+	}
+}
+
+// rollbackTo takes back everything written in the open segment since the mark, and ends it and
+// those made after it. It costs as much as what it takes back did.
+func (w *writeSet) rollbackTo(to mark) {
+	for i := len(w.ops) - 1; i >= to.ops; i-- {
+		op := &w.ops[i]
+		if op.Op == storage.OpDeleteRange {
+			w.open.ranges = w.open.ranges[:len(w.open.ranges)-1]
+		} else if at := w.open.find(op.Key); at >= 0 {
+			w.open.remove(at)
+		}
+		for n := len(w.undo) - 1; n >= 0 && w.undo[n].op == i; n-- {
+			w.open.put(w.undo[n].point, nil)
+			w.undo = w.undo[:n]
+		}
+	}
+	clear(w.ops[to.ops:])
+	w.ops, w.openBytes, w.openConfirmed = w.ops[:to.ops], to.bytes, to.confirmed
+	w.keep(to)
 }
 
 // discardOpen takes back the whole open segment.
 func (w *writeSet) discardOpen() {
-	w.open, w.ops, w.openBytes = layer{}, nil, 0
+	w.open, w.ops, w.openBytes, w.openConfirmed = layer{}, nil, 0, 0
+	w.depth, w.undo = 0, nil
 }
 
 // closeSegment moves the open segment in flight and returns its operations.
@@ -207,7 +276,7 @@ func (w *writeSet) closeSegment(seq uint64) []storage.Op {
 		}
 	} else {
 		for i := range ops {
-			w.inFlight.write(&ops[i], seq)
+			w.inFlight.write(&ops[i], seq, nil)
 		}
 	}
 	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes})

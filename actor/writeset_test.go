@@ -21,6 +21,7 @@ type plain struct {
 	shown    uint64            // up to this segment
 	segments [][]storage.Op    // by sequence number, from 1
 	open     []storage.Op
+	held     []bool // of open: which hold the output gate
 }
 
 func apply(m map[string]string, ops []storage.Op) {
@@ -60,7 +61,7 @@ type pair struct {
 	w        writeSet
 	p        plain
 	readable uint64
-	marks    []int
+	marks    []mark
 	late     []cleanKey // read from the store, and not yet remembered
 	lateAt   []uint64   // the version they were read at
 	hits     int        // reads that the clean keys answered
@@ -101,13 +102,13 @@ func (q *pair) step() string {
 		return q.read()
 	case n < 75:
 		q.w.discardOpen()
-		q.p.open, q.marks = nil, nil
+		q.p.open, q.p.held, q.marks = nil, nil, nil
 		return "discardOpen"
 	case n < 79:
 		q.marks = append(q.marks, q.w.mark())
 		return "mark"
 	case n < 83:
-		return q.rollback()
+		return q.endMark()
 	case n < 93:
 		return q.get()
 	default:
@@ -116,10 +117,11 @@ func (q *pair) step() string {
 }
 
 func (q *pair) add(op storage.Op) string {
-	if err := q.w.add(op); err != nil {
+	confirmed := q.rng.IntN(2) == 0
+	if err := q.w.add(op, confirmed); err != nil {
 		q.t.Errorf("add: %v", err)
 	}
-	q.p.open = append(q.p.open, op)
+	q.p.open, q.p.held = append(q.p.open, op), append(q.p.held, confirmed)
 	return fmt.Sprintf("add %d %q %q %.8q", op.Op, op.Key, op.End, op.Value)
 }
 
@@ -129,7 +131,7 @@ func (q *pair) close() string {
 		q.t.Errorf("operations to propose (-want +got):\n%s", cmp.Diff(q.p.open, got))
 	}
 	q.p.segments = append(q.p.segments, q.p.open)
-	q.p.open, q.marks = nil, nil
+	q.p.open, q.p.held, q.marks = nil, nil, nil
 	return fmt.Sprintf("closeSegment %d", seq)
 }
 
@@ -153,15 +155,21 @@ func (q *pair) read() string {
 	return fmt.Sprintf("readable %d", q.readable)
 }
 
-func (q *pair) rollback() string {
+// endMark ends one of the marks, and those within it, one way or the other.
+func (q *pair) endMark() string {
 	if len(q.marks) == 0 {
 		return ""
 	}
 	i := q.rng.IntN(len(q.marks))
-	mark := q.marks[i]
-	q.w.rollbackTo(mark)
-	q.p.open, q.marks = q.p.open[:mark:mark], q.marks[:i+1]
-	return fmt.Sprintf("rollbackTo %d", mark)
+	m := q.marks[i]
+	q.marks = q.marks[:i]
+	if q.rng.IntN(3) == 0 {
+		q.w.keep(m)
+		return fmt.Sprintf("keep %v", m)
+	}
+	q.w.rollbackTo(m)
+	q.p.open, q.p.held = q.p.open[:m.ops:m.ops], q.p.held[:m.ops]
+	return fmt.Sprintf("rollbackTo %v", m)
 }
 
 // get reads as an object does, from the store where the writeSet does not know; what the store
@@ -244,6 +252,18 @@ func (q *pair) checkBytes() {
 	if got := q.w.bytes(); got != want {
 		q.t.Errorf("holds %d bytes, want %d", got, want)
 	}
+	held := 0
+	for _, confirmed := range q.p.held {
+		if confirmed {
+			held++
+		}
+	}
+	if held != q.w.openConfirmed {
+		q.t.Errorf("%d writes hold the gate, and it counts %d", held, q.w.openConfirmed)
+	}
+	if len(q.marks) == 0 && (q.w.depth != 0 || q.w.undo != nil) {
+		q.t.Errorf("without a mark it is at depth %d, and keeps %d points to return to", q.w.depth, len(q.w.undo))
+	}
 	clean := 0
 	for _, c := range q.w.clean {
 		clean += len(c.key) + len(c.value)
@@ -286,7 +306,7 @@ func TestViewDoesNotChangeWithLaterWrites(t *testing.T) {
 	var w writeSet
 	add := func(ops ...storage.Op) {
 		for _, op := range ops {
-			if err := w.add(op); err != nil {
+			if err := w.add(op, true); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -312,7 +332,7 @@ func TestWriteSetTooLargeIsRefusedAndLeftAsItWas(t *testing.T) {
 		t.Parallel()
 		var w writeSet
 		for i := range storage.MaxSegmentWrites - 1 {
-			if err := w.add(set(fmt.Sprint(i%7), "v")); err != nil {
+			if err := w.add(set(fmt.Sprint(i%7), "v"), true); err != nil {
 				t.Fatalf("write %d: %v", i+1, err)
 			}
 		}
@@ -323,7 +343,7 @@ func TestWriteSetTooLargeIsRefusedAndLeftAsItWas(t *testing.T) {
 		var w writeSet
 		value := strings.Repeat("v", storage.MaxValueBytes)
 		for i := range storage.MaxSegmentBytes/storage.MaxValueBytes - 1 {
-			if err := w.add(set("k", value)); err != nil {
+			if err := w.add(set("k", value), true); err != nil {
 				t.Fatalf("write %d: %v", i+1, err)
 			}
 		}
@@ -336,23 +356,23 @@ func TestWriteSetTooLargeIsRefusedAndLeftAsItWas(t *testing.T) {
 func checkFullAfterOneMore(t *testing.T, w *writeSet, last storage.Op) {
 	t.Helper()
 	mark := w.mark()
-	if err := w.add(last); err != nil {
+	if err := w.add(last, true); err != nil {
 		t.Fatalf("the last that fits: %v", err)
 	}
 	ops, size := len(w.ops), w.bytes()
 	over := set("over", "v")
-	if err := w.add(over); fault.ReasonOf(err) != fault.WriteSetTooLarge {
+	if err := w.add(over, true); fault.ReasonOf(err) != fault.WriteSetTooLarge {
 		t.Errorf("over the limit: %v", err)
 	}
 	if _, _, known := w.get("over"); known || len(w.ops) != ops || w.bytes() != size {
 		t.Errorf("a refused write left its trace: known %v, %d writes of %d bytes, want %d of %d", known, len(w.ops), w.bytes(), ops, size)
 	}
 	w.rollbackTo(mark)
-	if err := w.add(last); err != nil {
+	if err := w.add(last, true); err != nil {
 		t.Errorf("what was rolled back made no room: %v", err)
 	}
 	w.closeSegment(1)
-	if err := w.add(over); err != nil {
+	if err := w.add(over, true); err != nil {
 		t.Errorf("the next segment has no room: %v", err)
 	}
 }

@@ -5,6 +5,7 @@ package storage
 const (
 	MaxKeyBytes      = 2048
 	MaxValueBytes    = 2 << 20
+	MaxCallKeys      = 128 // of one call for many keys
 	MaxSegmentBytes  = 16 << 20
 	MaxSegmentWrites = 10_000
 	MaxNameBytes     = 64 << 10

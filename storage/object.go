@@ -64,28 +64,34 @@ func (r ObjectReader) Get(kind KeyKind, key []byte) ([]byte, bool, error) {
 
 // Iter walks the object's keys of one kind in [lo, hi); a nil hi is the end of the kind.
 func (r ObjectReader) Iter(kind KeyKind, lo, hi []byte) (*ObjectIter, error) {
-	prefix := AppendObjectKey(nil, r.shard, r.ref, kind, nil)
-	from := append(slices.Clip(prefix), lo...)
+	prefix := slices.Clip(AppendObjectKey(nil, r.shard, r.ref, kind, nil))
+	from := append(prefix, lo...) // A copy: the prefix has no room.
 	to := successor(prefix)
 	if hi != nil {
-		to = append(slices.Clip(prefix), hi...)
+		to = append(prefix, hi...)
 	}
 	it, err := r.store.Iter(from, to)
 	if err != nil {
 		return nil, err
 	}
-	return &ObjectIter{Iter: it, prefixBytes: len(prefix)}, nil
+	return &ObjectIter{Iter: it, prefix: prefix}, nil
 }
 
 // ObjectIter is an Iter whose keys are the object's own.
 type ObjectIter struct {
 	*Iter
 
-	prefixBytes int
+	prefix []byte // of every key; its capacity is its length
 }
 
 // Key returns the object's own key, valid until the next move.
-func (i *ObjectIter) Key() []byte { return i.Iter.Key()[i.prefixBytes:] }
+func (i *ObjectIter) Key() []byte { return i.Iter.Key()[len(i.prefix):] }
+
+// SeekGE moves to the first of the object's own keys at or after key.
+func (i *ObjectIter) SeekGE(key []byte) bool { return i.Iter.SeekGE(append(i.prefix, key...)) }
+
+// SeekLT moves to the last of the object's own keys before key.
+func (i *ObjectIter) SeekLT(key []byte) bool { return i.Iter.SeekLT(append(i.prefix, key...)) }
 
 // ObjectListing is one object that exists.
 type ObjectListing struct {

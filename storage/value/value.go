@@ -139,6 +139,14 @@ func decodeProto(b []byte, into proto.Message) error {
 	return nil
 }
 
+// Check says whether b is exactly one well-formed CBOR item.
+func Check(b []byte) error {
+	if err := decMode.Wellformed(b); err != nil {
+		return fmt.Errorf("check value: %w", err)
+	}
+	return nil
+}
+
 // Diagnose returns a value in CBOR's diagnostic notation (RFC 8949 section 8), for people. What is
 // no CBOR item is shown as hex.
 func Diagnose(b []byte) string {
