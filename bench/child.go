@@ -199,7 +199,7 @@ func serveRole(role string) error {
 		defer stop()
 	}
 	start, ok := map[string]func(roleConfig) (*server, error){
-		"echo": startEcho, "node": startNode, "replica": startReplica, "callers": startCallers,
+		"echo": startEcho, "node": startNode, "lister": startLister, "replica": startReplica, "callers": startCallers,
 	}[role]
 	if !ok {
 		return fmt.Errorf("no such role: %q", role)

@@ -50,7 +50,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "`times` that everything is measured; medians are printed")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how `long` each row is measured in each round")
 	flag.StringVar(&callers, "callers", "1,64,512", "`numbers` of callers, separated by commas")
-	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory")
+	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list")
 	flag.StringVar(&rows, "rows", "", "only the rows whose names match a regular `expression`, as in -rows 'echo|read'")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profiles of every server and of the callers into this `directory`")
@@ -104,7 +104,7 @@ func run(ctx context.Context, o options) error {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"one", b.oneNode}, {"three", b.threeNodes}, {"memory", b.memory}} {
+	}{{"one", b.oneNode}, {"three", b.threeNodes}, {"memory", b.memory}, {"list", b.list}} {
 		if o.only != "" && !strings.Contains(","+o.only+",", ","+part.name+",") {
 			continue
 		}

@@ -66,7 +66,12 @@ func startEcho(roleConfig) (*server, error) {
 }
 
 // startNode serves a node with counters.
-func startNode(cfg roleConfig) (*server, error) {
+func startNode(cfg roleConfig) (*server, error) { return serveNode(cfg, counter.Class()) }
+
+// startLister serves a node with objects to be listed.
+func startLister(cfg roleConfig) (*server, error) { return serveNode(cfg, listedObjects()) }
+
+func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 	node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
@@ -74,7 +79,7 @@ func startNode(cfg roleConfig) (*server, error) {
 		Name: cfg.Name, DataDir: cfg.Dir, Bootstrap: cfg.Bootstrap, Join: cfg.Join,
 		GRPC: anyPort, Peer: anyPort, Gossip: anyPort, HTTP: anyPort, Admin: anyPort,
 		RingJoinAfter: 100 * time.Millisecond, LeaderStable: 200 * time.Millisecond,
-		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{counter.Class()}, Logger: logger(),
+		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{class}, Logger: logger(),
 	})
 	if err != nil {
 		return nil, err
