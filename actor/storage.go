@@ -67,9 +67,13 @@ func (s *Storage) Delete(key string) (bool, error) {
 	return true, s.o.write(storage.Op{Op: storage.OpDelete, Kind: storage.KindKV, Key: []byte(key)})
 }
 
-// DeleteAll removes every key. An object without any no longer exists.
+// DeleteAll removes every key, the object's alarm, and its dead one if it has one. An object without
+// any of them no longer exists.
 func (s *Storage) DeleteAll() error {
-	return s.o.write(storage.Op{Op: storage.OpDeleteRange, Kind: storage.KindKV, Key: []byte{}})
+	if err := s.o.write(storage.Op{Op: storage.OpDeleteRange, Kind: storage.KindKV, Key: []byte{}}); err != nil {
+		return err
+	}
+	return s.o.deleteAlarms()
 }
 
 // ListOptions says which keys List returns; the zero value returns all.

@@ -38,7 +38,7 @@ func (r *rangeDelete) covers(key string) bool {
 	return key >= string(r.start) && (r.end == nil || key < string(r.end))
 }
 
-// write puts one operation into the layer, which keeps its key and value.
+// write puts one operation on KV keys into the layer, which keeps its key and value.
 func (l *layer) write(op *storage.Op, seq uint64) {
 	switch op.Op {
 	case storage.OpSet:
@@ -127,6 +127,7 @@ func (l *layer) covers(key string) bool {
 // the segments in flight. Reads look through it, newest first, down to the store.
 type writeSet struct {
 	open      layer
+	singles   []single     // of the open segment: alarmState has what closed ones wrote
 	ops       []storage.Op // of the open segment, in order
 	openBytes int
 
@@ -138,6 +139,14 @@ type writeSet struct {
 	clean      []cleanKey
 	cleanBytes int
 	version    uint64 // changes when the store does
+}
+
+// single is what has been written to the one key of a kind that is not KV.
+type single struct {
+	kind    storage.KeyKind
+	value   []byte
+	deleted bool
+	at      int // which operation of the segment wrote it
 }
 
 // cleanKey is a key as the store shows it.
@@ -157,22 +166,55 @@ type segmentOps struct {
 	seq   uint64
 	ops   []storage.Op
 	bytes int
+	due   int64 // of the alarm that it sets; 0: none
 }
 
 // add writes into the open segment. It refuses what would make the segment too large, and leaves
 // it as it was.
 func (w *writeSet) add(op storage.Op) error {
-	size := len(op.Key) + len(op.Value) + len(op.End) + 16
+	size := opBytes(&op)
 	if len(w.ops) >= storage.MaxSegmentWrites {
 		return fault.New(fault.WriteSetTooLarge, "writes of one event: at most %d", storage.MaxSegmentWrites)
 	}
 	if w.openBytes+size > storage.MaxSegmentBytes {
 		return fault.New(fault.WriteSetTooLarge, "writes of one event: at most %d bytes, these would be %d", storage.MaxSegmentBytes, w.openBytes+size)
 	}
-	w.ops = append(w.ops, op)
-	w.openBytes += size
-	w.open.write(&w.ops[len(w.ops)-1], 0)
+	w.push(op)
 	return nil
+}
+
+func opBytes(op *storage.Op) int { return len(op.Key) + len(op.Value) + len(op.End) + 16 }
+
+// push writes into the open segment, also what would make it too large.
+func (w *writeSet) push(op storage.Op) {
+	w.ops = append(w.ops, op)
+	w.openBytes += opBytes(&op)
+	if op.Kind == storage.KindKV {
+		w.open.write(&op, 0)
+	} else {
+		w.singles = slices.DeleteFunc(w.singles, func(s single) bool { return s.kind == op.Kind })
+		w.singles = append(w.singles, single{kind: op.Kind, value: op.Value, deleted: op.Op == storage.OpDelete, at: len(w.ops) - 1})
+	}
+}
+
+// single returns the open segment's word on the one key of a kind; known is false when it has none.
+func (w *writeSet) single(kind storage.KeyKind) (value []byte, exists, known bool) {
+	for i := range w.singles {
+		if s := &w.singles[i]; s.kind == kind {
+			return s.value, !s.deleted, true
+		}
+	}
+	return nil, false, false
+}
+
+// singleAt returns which operation wrote it last.
+func (w *writeSet) singleAt(kind storage.KeyKind) (at int, ok bool) {
+	for i := range w.singles {
+		if s := &w.singles[i]; s.kind == kind {
+			return s.at, true
+		}
+	}
+	return 0, false
 }
 
 // mark names this moment of the open segment for rollbackTo.
@@ -183,19 +225,18 @@ func (w *writeSet) rollbackTo(mark int) {
 	kept := w.ops[:mark]
 	w.discardOpen()
 	for _, op := range kept {
-		w.ops = append(w.ops, op)
-		w.openBytes += len(op.Key) + len(op.Value) + len(op.End) + 16
-		w.open.write(&op, 0)
+		w.push(op)
 	}
 }
 
 // discardOpen takes back the whole open segment.
 func (w *writeSet) discardOpen() {
-	w.open, w.ops, w.openBytes = layer{}, nil, 0
+	w.open, w.singles, w.ops, w.openBytes = layer{}, nil, nil, 0
 }
 
-// closeSegment moves the open segment in flight and returns its operations.
-func (w *writeSet) closeSegment(seq uint64) []storage.Op {
+// closeSegment moves the open segment in flight and returns its operations. due is of the alarm that
+// it sets, if it does.
+func (w *writeSet) closeSegment(seq uint64, due int64) []storage.Op {
 	ops := w.ops
 	if w.inFlight.empty() {
 		w.inFlight = w.open
@@ -207,10 +248,12 @@ func (w *writeSet) closeSegment(seq uint64) []storage.Op {
 		}
 	} else {
 		for i := range ops {
-			w.inFlight.write(&ops[i], seq)
+			if ops[i].Kind == storage.KindKV {
+				w.inFlight.write(&ops[i], seq)
+			}
 		}
 	}
-	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes})
+	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes, due: due})
 	w.inFlightBytes += w.openBytes
 	w.discardOpen()
 	return ops
@@ -222,15 +265,22 @@ func (w *writeSet) charge(bytes int) {
 	w.inFlightBytes += bytes
 }
 
-// readable forgets the segments up to seq, which the store shows now.
-func (w *writeSet) readable(seq uint64) {
+// readable forgets the segments up to seq, which the store shows now. It returns the time of the
+// alarm that the last of them to set one has set, or 0.
+func (w *writeSet) readable(seq uint64) (due int64) {
 	n := 0
 	for ; n < len(w.segments) && w.segments[n].seq <= seq; n++ {
 		s := &w.segments[n]
+		if s.due != 0 {
+			due = s.due
+		}
 		w.inFlightBytes -= s.bytes
 		w.version++
 		for i := range s.ops {
 			op := &s.ops[i]
+			if op.Kind != storage.KindKV {
+				continue
+			}
 			if i := w.inFlight.find(op.Key); i >= 0 && w.inFlight.points[i].seq <= seq {
 				w.inFlight.remove(i)
 			}
@@ -246,10 +296,11 @@ func (w *writeSet) readable(seq uint64) {
 	}
 	if n == len(w.segments) {
 		w.segments, w.inFlight = nil, layer{}
-		return
+		return due
 	}
 	w.segments = slices.Delete(w.segments, 0, n)
 	w.inFlight.ranges = slices.DeleteFunc(w.inFlight.ranges, func(r rangeDelete) bool { return r.seq <= seq })
+	return due
 }
 
 // get looks through both layers, and at what is remembered of the store.
