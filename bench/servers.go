@@ -70,11 +70,12 @@ func startNode(cfg roleConfig) (*server, error) {
 	node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	alarms := &alarms{}
 	n, err := node.Start(ctx, node.Config{
 		Name: cfg.Name, DataDir: cfg.Dir, Bootstrap: cfg.Bootstrap, Join: cfg.Join,
 		GRPC: anyPort, Peer: anyPort, Gossip: anyPort, HTTP: anyPort, Admin: anyPort,
 		RingJoinAfter: 100 * time.Millisecond, LeaderStable: 200 * time.Millisecond,
-		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{counter.Class()}, Logger: logger(),
+		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{counter.Class(), alarms.class()}, Logger: logger(),
 	})
 	if err != nil {
 		return nil, err
@@ -85,8 +86,13 @@ func startNode(cfg roleConfig) (*server, error) {
 	}
 	a := n.Addresses()
 	return &server{
-		ready:  ready{GRPC: a.GRPC, Gossip: a.Gossip, Admin: a.Admin},
-		handle: func(request) (answer, error) { return heap(), nil },
+		ready: ready{GRPC: a.GRPC, Gossip: a.Gossip, Admin: a.Admin},
+		handle: func(r request) (answer, error) {
+			if r.Do == "alarms" {
+				return alarms.take(), nil
+			}
+			return heap(), nil
+		},
 		close: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
