@@ -573,3 +573,138 @@ func TestWhatIsInFlightIsNotHandedOverAgain(t *testing.T) {
 		}
 	})
 }
+
+// A handler that gives up its turn is still the one run of its alarm; what others do to the alarm
+// meanwhile stands.
+func TestHandlerYields(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *bells) {
+		w.handle(func(ctx context.Context, b *bell, info AlarmInfo) error {
+			if info.ScheduledTime.Sub(w.began) != time.Second {
+				return nil
+			}
+			return b.state.Yield(ctx, func(context.Context) error {
+				<-time.After(10 * time.Second)
+				return errBell
+			})
+		})
+		w.set(1, time.Second)
+		w.set(2, time.Second)
+		w.set(3, time.Second)
+		after(2 * time.Second)
+		if got := w.alarmOf(1); got != -1 {
+			t.Errorf("while its handler runs the alarm is for %s", got)
+		}
+		w.set(1, 0) // Due at once, and behind the one that runs.
+		if got := w.alarmOf(1); got != 2*time.Second {
+			t.Errorf("set again, the alarm is for %s", got)
+		}
+		w.must(2, func(b *bell) error { return errors.Join(b.state.SetAlarm(time.Now()), b.state.DeleteAlarm()) })
+		after(5 * time.Second)
+		if runs := w.takeRuns(); len(runs) != 3 {
+			t.Errorf("begun beside each other: %v", runs)
+		}
+		after(4 * time.Second)
+		w.wantRuns(w.run(1, 11*time.Second, 2*time.Second, 0))
+		if got := w.alarmOf(2); got != -1 {
+			t.Errorf("deleted beside its run, the alarm is for %s", got)
+		}
+		if got := w.alarmOf(3); got != time.Second {
+			t.Errorf("it failed, and the alarm is for %s", got)
+		}
+	})
+}
+
+// When another event resets the object, the run in a Yield is cut off: that does not count, and the alarm is
+// not run again before its handler has returned.
+func TestHandlerIsResetInItsYield(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *bells) {
+		w.handle(func(ctx context.Context, b *bell, _ AlarmInfo) error {
+			return b.state.Yield(ctx, func(context.Context) error {
+				<-time.After(10 * time.Second) // It does not heed its context.
+				return nil
+			})
+		})
+		w.set(1, time.Second)
+		after(2 * time.Second)
+		if err := w.act(1, func(*bell) error { panic("the bell falls down") }); fault.ReasonOf(err) != fault.Panic {
+			t.Error(err)
+		}
+		after(8 * time.Second)
+		w.wantRuns(w.run(1, time.Second, time.Second, 0))
+		w.handle(nil)
+		after(10 * time.Second)
+		if runs := w.takeRuns(); len(runs) != 1 || runs[0].at < 11*time.Second || runs[0].info.RetryCount != 0 {
+			t.Errorf("runs: %+v", runs)
+		}
+		w.stored(0)
+	})
+}
+
+// What the handler does to end the incarnation counts, whatever it is.
+func TestBlockedHandlerCounts(t *testing.T) {
+	t.Parallel()
+	for name, handler := range map[string]func(ctx context.Context, b *bell) error{
+		"fails in a section": func(ctx context.Context, b *bell) error {
+			return b.state.BlockConcurrency(ctx, func(context.Context) error { return errBell })
+		},
+		"takes too long in one": func(ctx context.Context, b *bell) error {
+			return b.state.BlockConcurrency(ctx, func(ctx context.Context) error {
+				<-ctx.Done()
+				return ctx.Err()
+			})
+		},
+		"takes too long in one, in a Yield": func(ctx context.Context, b *bell) error {
+			return b.state.BlockConcurrency(ctx, func(ctx context.Context) error {
+				return b.state.Yield(ctx, func(ctx context.Context) error {
+					<-ctx.Done()
+					return ctx.Err()
+				})
+			})
+		},
+		"panics in a Yield": func(ctx context.Context, b *bell) error {
+			return b.state.Yield(ctx, func(context.Context) error { panic("the bell falls down") })
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inBubble(t, func(t *testing.T, w *bells) {
+				w.handle(func(ctx context.Context, b *bell, info AlarmInfo) error {
+					if info.IsRetry {
+						return nil
+					}
+					return handler(ctx, b)
+				})
+				w.set(1, time.Second)
+				after(time.Minute)
+				if runs := w.takeRuns(); len(runs) != 2 || runs[1].info.RetryCount != 1 {
+					t.Errorf("runs: %+v", runs)
+				}
+				w.stored(0)
+			})
+		})
+	}
+}
+
+// Disks without room put alarms off; they do not count.
+func TestAlarmOnFullDisk(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *bells) {
+		w.handle(func(context.Context, *bell, AlarmInfo) error { panic("the bell falls down") })
+		w.set(1, time.Second)
+		w.manager.SetFull(0, w.term, true)
+		after(time.Minute)
+		runs := w.takeRuns()
+		if len(runs) < 2 || runs[len(runs)-1].info.RetryCount != 0 {
+			t.Errorf("runs: %+v", runs)
+		}
+		w.handle(nil)
+		w.manager.SetFull(0, w.term, false)
+		after(time.Hour)
+		if runs := w.takeRuns(); len(runs) != 1 {
+			t.Errorf("runs: %+v", runs)
+		}
+		w.stored(0)
+	})
+}
