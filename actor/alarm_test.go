@@ -249,6 +249,9 @@ func TestPanicAndAbortCount(t *testing.T) {
 				after(time.Second)
 				w.wantRuns(w.run(1, time.Second, time.Second, 0))
 				w.stored(4)
+				if n := w.manager.Stats().AlarmsInFlight; n != 0 {
+					t.Errorf("the run has ended, and %d are in flight", n)
+				}
 				after(3 * time.Second)
 				if runs := w.takeRuns(); len(runs) != 1 || runs[0].info.RetryCount != 1 {
 					t.Errorf("the retry: %+v", runs)
