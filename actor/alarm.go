@@ -440,6 +440,7 @@ func (i *incarnation) failAlarm(d *death) *storage.Segment {
 		i.alarm.running, i.alarm.changed = a, false
 	}
 	if err := i.endAlarmLocked(failure, false); err != nil {
+		d.by, d.result = e, Result{Err: err} // It will be delivered again.
 		return nil
 	}
 	d.by, d.result = e, Result{} // The event has come to its end.
