@@ -98,7 +98,7 @@ func (s *State) SetAlarm(t time.Time) error {
 	if _, ok := s.o.impl.(Alarmer); s.o.impl != nil && !ok {
 		return fault.New(fault.InvalidArgument, "Your Durable Object class must have an alarm() handler in order to call setAlarm()")
 	}
-	due = max(due, time.Now().UnixMilli())
+	due = max(due, s.o.shard.manager.wallMilli())
 	return s.o.setAlarm(storage.Alarm{Due: due, Scheduled: due})
 }
 
@@ -387,7 +387,7 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 	case int(a.Retries) < policy.Retries:
 		delay := policy.delay(int(a.Retries))
 		logger.Info("alarm failed, and will be tried again", slog.Any("error", failure), slog.Duration("after", delay))
-		raw, err := storage.Alarm{Due: time.Now().Add(delay).UnixMilli(), Scheduled: a.Scheduled, Retries: a.Retries + 1}.Encode()
+		raw, err := storage.Alarm{Due: i.shard.manager.wallMilli() + delay.Milliseconds(), Scheduled: a.Scheduled, Retries: a.Retries + 1}.Encode()
 		if err != nil {
 			return err
 		}
@@ -395,7 +395,7 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 	default:
 		i.shard.manager.counters.alarmDeaths.Add(1)
 		logger.Warn("alarm is dead: its last retry failed; see 'holdfast alarms'", slog.Any("error", failure))
-		raw, err := storage.DeadAlarm{Scheduled: a.Scheduled, Died: time.Now().UnixMilli(), Retries: a.Retries, Error: errorText(failure)}.Encode()
+		raw, err := storage.DeadAlarm{Scheduled: a.Scheduled, Died: i.shard.manager.wallMilli(), Retries: a.Retries, Error: errorText(failure)}.Encode()
 		if err != nil {
 			return err
 		}
@@ -504,7 +504,7 @@ func (i *incarnation) handleDead(rearm bool) error {
 			i.ref.ID, i.class.Name, time.UnixMilli(pending.Scheduled).UTC().Format(time.RFC3339Nano))
 	}
 	if rearm {
-		if err := i.setAlarm(storage.Alarm{Due: time.Now().UnixMilli(), Scheduled: dead.Scheduled}); err != nil {
+		if err := i.setAlarm(storage.Alarm{Due: i.shard.manager.wallMilli(), Scheduled: dead.Scheduled}); err != nil {
 			return err
 		}
 	}

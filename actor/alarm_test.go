@@ -711,3 +711,33 @@ func TestAlarmOnFullDisk(t *testing.T) {
 		w.stored(0)
 	})
 }
+
+// A clock that is wrong changes when an alarm runs, and never whether.
+func TestAlarmsByWrongClocks(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *bells) {
+		w.skew.Store(int64(-time.Hour))
+		w.set(1, time.Minute)
+		after(59 * time.Minute)
+		w.wantRuns()
+		after(2 * time.Minute)
+		w.wantRuns(w.run(1, 61*time.Minute, time.Minute, 0))
+
+		w.set(2, 10*time.Minute)
+		w.set(3, 90*time.Minute)
+		w.skew.Store(int64(time.Hour)) // While it sleeps, the clock is set forward.
+		after(time.Second)
+		w.wantRuns(w.run(2, 61*time.Minute+time.Second, 71*time.Minute, 0))
+		w.skew.Store(0) // And back.
+		w.set(4, time.Minute)
+		after(2 * time.Minute)
+		w.wantRuns(w.run(4, 62*time.Minute+time.Second, 62*time.Minute+time.Second, 0))
+		w.lose()
+		w.skew.Store(int64(time.Hour)) // Another owner's is ahead.
+		w.acquire()
+		synctest.Wait()
+		after(28*time.Minute + time.Second)
+		w.wantRuns(w.run(3, 91*time.Minute, 151*time.Minute, 0))
+		w.stored(0)
+	})
+}

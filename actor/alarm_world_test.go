@@ -30,6 +30,7 @@ type bells struct {
 	manager *Manager
 	term    uint64
 
+	skew  atomic.Int64 // how far ahead the clock is
 	acts  sync.Map
 	calls atomic.Int64
 
@@ -107,7 +108,7 @@ func newBells(t *testing.T) *bells {
 	w.log = &bellLog{store: store, fences: storage.NewFenceCache(store, 100)}
 	bellClass := Class{Name: bellClass, methods: w.methods(), construct: func(s *State) any { return &bell{w, s, s.ID()[31]} }}
 	dumbClass := Class{Name: "Dumb", methods: w.methods(), construct: func(s *State) any { return &dumb{s} }}
-	w.manager, err = NewManager(Config{Shards: 1, Classes: []Class{bellClass, dumbClass}, Alarms: store, Logger: slog.New(slog.DiscardHandler)})
+	w.manager, err = NewManager(Config{Shards: 1, Classes: []Class{bellClass, dumbClass}, Alarms: store, Now: func() time.Time { return time.Now().Add(time.Duration(w.skew.Load())) }, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

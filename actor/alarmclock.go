@@ -201,10 +201,10 @@ func (c *alarmClock) run() {
 func (c *alarmClock) sleep(blocked bool) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now := time.Now()
+	now, wall := time.Now(), c.m.cfg.Now() // Only what is due is a matter of the wall clock.
 	d := time.Duration(math.MaxInt64)
 	if len(c.mu.lanes) > 0 && c.mu.lanes[0].next != never {
-		d = min(alarmsSleepMax, time.UnixMilli(c.mu.lanes[0].next).Sub(now))
+		d = min(alarmsSleepMax, time.UnixMilli(c.mu.lanes[0].next).Sub(wall))
 	}
 	if len(c.mu.again) > 0 {
 		d = min(d, c.mu.again[0].retry.Sub(now))
@@ -218,7 +218,7 @@ func (c *alarmClock) sleep(blocked bool) time.Duration {
 	d = max(d, 0)
 	c.mu.wakeAt = never
 	if d < math.MaxInt64 {
-		c.mu.wakeAt = now.Add(d).UnixMilli()
+		c.mu.wakeAt = wall.Add(d).UnixMilli()
 	}
 	return d
 }
@@ -272,14 +272,14 @@ func (c *alarmClock) unreadable(shard placement.ShardID, err error) {
 func (c *alarmClock) handOver() (blocked bool) {
 	for {
 		c.mu.Lock()
-		now := time.Now()
+		now, wall := time.Now(), c.m.wallMilli()
 		var deliver []*alarmFlight
 		for len(c.mu.again) > 0 && !c.mu.again[0].retry.After(now) {
 			if f, _ := heap.Pop(&c.mu.again).(*alarmFlight); !f.gone {
 				deliver = append(deliver, f)
 			}
 		}
-		l, room, full := c.dueLocked(now.UnixMilli())
+		l, room, full := c.dueLocked(wall)
 		blocked = blocked || full
 		var from storage.AlarmPosition
 		if l != nil {
@@ -290,7 +290,7 @@ func (c *alarmClock) handOver() (blocked bool) {
 		}
 		c.mu.Unlock()
 		if l != nil {
-			found, err := c.m.cfg.Alarms.PendingAlarms(l.shard, l.key, from, now.UnixMilli(), room)
+			found, err := c.m.cfg.Alarms.PendingAlarms(l.shard, l.key, from, wall, room)
 			if err != nil {
 				c.unreadable(l.shard, err)
 			}
@@ -299,10 +299,10 @@ func (c *alarmClock) handOver() (blocked bool) {
 			case l.gone:
 			case err != nil:
 				l.from = from
-				l.next = now.Add(alarmsRetry).UnixMilli()
+				l.next = wall + alarmsRetry.Milliseconds()
 				heap.Fix(&c.mu.lanes, l.index)
 			default:
-				deliver = append(deliver, c.takeLocked(l, from, found, now.UnixMilli(), room)...)
+				deliver = append(deliver, c.takeLocked(l, from, found, wall, room)...)
 			}
 			c.mu.Unlock()
 		}

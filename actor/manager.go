@@ -439,6 +439,9 @@ func (c *hybridClock) observe(t uint64) {
 	}
 }
 
+// wallMilli is the wall clock in Unix milliseconds, after 1970.
+func (m *Manager) wallMilli() int64 { return max(m.cfg.Now().UnixMilli(), 1) }
+
 func (c *hybridClock) now() uint64 {
 	wall := uint64(max(c.wall().UnixMilli(), 0)) << 16 //nolint:gosec // not negative
 	for {
