@@ -38,7 +38,8 @@ type Call struct {
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 
-	ev event // once it has begun
+	alarm *alarmEvent // what the event is about when it is not a call
+	ev    event       // once it has begun
 
 	mu struct {
 		sync.Mutex

@@ -20,6 +20,9 @@ type Class struct {
 	// IdleTimeout is how long an object stays in memory without an event: default 10 s. Longer
 	// where loading is dear, shorter where objects are many and large.
 	IdleTimeout time.Duration
+	// Alarms says what becomes of alarms whose handler fails. Objects whose implementation is an
+	// Alarmer can have alarms.
+	Alarms AlarmPolicy
 
 	construct func(*State) any
 	methods   map[string]grpc.MethodDesc

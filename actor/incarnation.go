@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/storage"
@@ -31,7 +32,8 @@ type incarnation struct {
 	commitSeq uint64
 
 	// Guarded by object.mu.
-	over error // why it has ended, if it has
+	alarm alarmState
+	over  error // why it has ended, if it has
 	// transactions are those that are open, each within the one before.
 	transactions []*transaction
 }
@@ -115,6 +117,9 @@ func (i *incarnation) run(e *event) error {
 
 // handle calls the class. It returns false when the event is over.
 func (i *incarnation) handle(e *event) (result Result, ok bool) {
+	if e.call.alarm != nil {
+		e.call.Deadline = time.Now().Add(i.class.Alarms.RunLimit) // From when it begins.
+	}
 	ctx := newEventContext(i.shard.manager.ctx, e.call)
 	defer ctx.close()
 	i.code.Lock()
@@ -125,16 +130,15 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 			ok = false
 		}
 	}()
+	if e.call.alarm != nil {
+		return i.handleAlarm(ctx, e)
+	}
 	method, ok := i.class.methods[e.call.Method]
 	if !ok {
 		return Result{Err: i.unknownMethod(e.call.Method)}, true
 	}
-	if i.impl == nil {
-		impl := i.class.construct(i.state)
-		if err := i.initialize(e, impl); err != nil {
-			return Result{}, false // It is over.
-		}
-		i.impl = impl
+	if !i.constructed(e) {
+		return Result{}, false
 	}
 	reply, err := method.Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
 	if err != nil {
@@ -142,6 +146,19 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 	}
 	body, err := encodeReply(e.call, reply)
 	return Result{Body: body, Err: err}, true
+}
+
+// constructed sees to it that there is an instance of the class. It returns false when the event is over.
+func (i *incarnation) constructed(e *event) bool {
+	if i.impl != nil {
+		return true
+	}
+	impl := i.class.construct(i.state)
+	if err := i.initialize(e, impl); err != nil {
+		return false
+	}
+	i.impl = impl
+	return true
 }
 
 // panicked ends the incarnation because an event's handler panicked.
@@ -168,10 +185,14 @@ func (i *incarnation) die(d death) {
 		i.mu.Unlock()
 		return
 	}
+	seg := i.failAlarm(&d)
 	g := i.m.die(d, sole)
 	token := i.m.token
 	i.shard.manager.counters.resets.Add(1)
 	i.unlock()
+	if seg != nil {
+		log.Propose(i.shard.id, seg, i.object)
+	}
 	if g&gateConfirm != 0 {
 		log.Confirm(i.shard.id, i.term, i.object, token)
 	}
@@ -184,6 +205,10 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	identified := e.call.RequestID != "" && i.exists
 	if identified && result != nil && e.claim.made {
 		wrote = confirmedWrites // What was claimed has to be completed.
+	}
+	var alarms closing
+	if err == nil && wrote != noWrites {
+		alarms, err = i.closeAlarms()
 	}
 	log := i.shard.manager.log
 	sole := err == nil && wrote != confirmedWrites && log.ConfirmNow(i.shard.id, i.term)
@@ -207,7 +232,11 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	var seg *storage.Segment
 	if g&gatePropose != 0 {
 		i.commitSeq++
-		ops := append(slices.Clip(i.w.closeSegment(i.m.seq)), record...)
+		ops := append(slices.Clip(i.w.closeSegment(i.m.seq, alarms.due)), record...)
+		ops = append(ops, alarms.index...)
+		if alarms.touched {
+			i.alarm = alarms.next
+		}
 		now := i.shard.manager.clock.now()
 		if identified {
 			request := i.requests.add(i.m.seq, newRequest(e.call, result, now), &e.claim)
@@ -220,6 +249,7 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 			CommitSequence: i.commitSeq, Time: now, Ops: ops,
 		}
 	}
+	i.alarm.mark = 0
 	i.mu.Unlock()
 	if g&gatePropose != 0 {
 		log.Propose(i.shard.id, seg, i.object)
@@ -239,8 +269,8 @@ func errFull(e *event) error {
 }
 
 // recordOps says what the open segment does to the object's record, and what the segment writes. An
-// object exists while it has data: its first write makes the record, and when the last key goes so
-// does the record.
+// object exists while it has data or an alarm: its first write makes the record, and when the last
+// key goes so does the record.
 func (i *incarnation) recordOps() ([]storage.Op, writes, error) {
 	i.mu.Lock()
 	i.abandonTransactions()
@@ -252,16 +282,20 @@ func (i *incarnation) recordOps() ([]storage.Op, writes, error) {
 	if len(ops) == 0 {
 		return nil, noWrites, nil
 	}
-	sets, deletes := 0, 0
+	sets, keySets, keyDeletes := 0, 0, 0
 	for n := range ops {
-		if ops[n].Op == storage.OpSet {
+		switch isKey := ops[n].Kind == storage.KindKV; {
+		case ops[n].Op == storage.OpSet:
 			sets++
-		} else {
-			deletes++
+			if isKey {
+				keySets++
+			}
+		case isKey:
+			keyDeletes++
 		}
 	}
 	empty := false
-	if deletes > 0 {
+	if sets < len(ops) && (keySets == 0 || keyDeletes > 0) {
 		var err error
 		if empty, err = i.isEmpty(); err != nil {
 			return nil, noWrites, err
@@ -289,6 +323,9 @@ func (i *incarnation) recordOps() ([]storage.Op, writes, error) {
 }
 
 func (i *incarnation) isEmpty() (bool, error) {
+	if has, err := i.hasAlarms(); has || err != nil {
+		return false, err
+	}
 	empty := true
 	err := i.state.storage.list(ListOptions{Limit: 1}, func(Entry, error) bool {
 		empty = false

@@ -47,6 +47,10 @@ type Config struct {
 	IdleTimeout time.Duration
 	// Now is the wall clock: default time.Now. No promise rests on it (P1).
 	Now func() time.Time
+	// Alarms is where the pending alarms of owned shards are read from; nil: none runs.
+	Alarms AlarmIndex
+	// ClassOf returns the name of the class with a unique key; nil: they are the same.
+	ClassOf func(uniqueKey string) (name string, ok bool)
 }
 
 // Manager runs the objects that this node owns. It implements what package replica calls an
@@ -61,6 +65,7 @@ type Manager struct {
 	queued   atomic.Int64 // bytes
 	indexed  atomic.Int64 // bytes of the objects' indexes of request ids
 	counters counters
+	alarms   *alarmClock
 	work     chan *object // to runners that wait
 	waiting  atomic.Int64 // those
 
@@ -71,6 +76,7 @@ type Manager struct {
 
 type counters struct {
 	calls, refused, activations, evictions, resets atomic.Uint64
+	alarmRuns, alarmFailures, alarmDeaths          atomic.Uint64
 }
 
 // shard is the objects of one shard that this node owns.
@@ -114,8 +120,13 @@ func NewManager(cfg Config) (*Manager, error) {
 		if cfg.IdleTimeout != 0 {
 			c.IdleTimeout = cfg.IdleTimeout
 		}
+		c.Alarms = c.Alarms.withDefaults()
 		m.classes[c.Name] = &c
 	}
+	if cfg.ClassOf == nil {
+		m.cfg.ClassOf = func(uniqueKey string) (string, bool) { return uniqueKey, true }
+	}
+	m.alarms = newAlarmClock(m)
 	for i := range m.shards {
 		m.shards[i].manager, m.shards[i].id = m, placement.ShardID(i) //nolint:gosec // below MaxShards
 	}
@@ -123,11 +134,14 @@ func NewManager(cfg Config) (*Manager, error) {
 	return m, nil
 }
 
-// Start begins to evict idle objects. log is where they write; it is set once, here, because it
+// Start begins to evict idle objects and to run alarms. log is where they write; it is set once, here, because it
 // and the Manager need each other.
 func (m *Manager) Start(log Log) {
 	m.log = log
 	m.wg.Go(m.sweep)
+	if m.cfg.Alarms != nil {
+		m.wg.Go(m.alarms.run)
+	}
 }
 
 var errStopped = errors.New("the node is stopping")
@@ -176,6 +190,11 @@ func (m *Manager) runner(o *object) {
 // Calls for one object run in the order in which they were delivered.
 func (m *Manager) Deliver(c *Call) {
 	m.counters.calls.Add(1)
+	m.deliver(c)
+}
+
+// deliver takes in any event.
+func (m *Manager) deliver(c *Call) {
 	if m.queued.Add(c.bytes()) > m.cfg.QueuedBytesMax {
 		m.refuse(c, fault.New(fault.Overloaded, "the node's mailboxes are full: at most %d bytes wait", m.cfg.QueuedBytesMax))
 		return
@@ -228,6 +247,7 @@ func (m *Manager) Acquired(id placement.ShardID, term uint64) {
 	s.full.Store(false)
 	s.incarnations.Store(0)
 	s.term.Store(term)
+	m.alarms.acquired(id)
 }
 
 // Lost implements the replica's Owner: from here on nothing of the shard's objects gets out (P1).
@@ -242,6 +262,7 @@ func (m *Manager) Lost(id placement.ShardID, term uint64) {
 	s.objects, s.drained = nil, nil
 	s.term.Store(0)
 	s.paused.Store(false)
+	m.alarms.lost(id)
 	s.mu.Unlock()
 	for _, o := range objects {
 		o.lose()
@@ -376,6 +397,11 @@ type Stats struct {
 	Calls, Refused, Activations, Evictions, Resets uint64
 	Objects                                        int
 	QueuedBytes                                    int64
+	// AlarmRuns counts the handlers of alarms that have begun, AlarmFailures those that failed, and
+	// AlarmDeaths the alarms given up after their last retry; AlarmsInFlight are handed to their
+	// objects and not through, or wait to be handed over again.
+	AlarmRuns, AlarmFailures, AlarmDeaths uint64
+	AlarmsInFlight                        int
 }
 
 // Stats returns the counters. It counts the objects, so it is for scraping, not for hot paths.
@@ -384,6 +410,8 @@ func (m *Manager) Stats() Stats {
 	out := Stats{
 		Calls: c.calls.Load(), Refused: c.refused.Load(), Activations: c.activations.Load(),
 		Evictions: c.evictions.Load(), Resets: c.resets.Load(), QueuedBytes: m.queued.Load(),
+		AlarmRuns: c.alarmRuns.Load(), AlarmFailures: c.alarmFailures.Load(), AlarmDeaths: c.alarmDeaths.Load(),
+		AlarmsInFlight: m.alarms.flying(),
 	}
 	for i := range m.shards {
 		s := &m.shards[i]
@@ -410,6 +438,9 @@ func (c *hybridClock) observe(t uint64) {
 		}
 	}
 }
+
+// wallMilli is the wall clock in Unix milliseconds, after 1970.
+func (m *Manager) wallMilli() int64 { return max(m.cfg.Now().UnixMilli(), 1) }
 
 func (c *hybridClock) now() uint64 {
 	wall := uint64(max(c.wall().UnixMilli(), 0)) << 16 //nolint:gosec // not negative

@@ -34,6 +34,7 @@ type object struct {
 	requests requestLog
 	indexed  int  // bytes of requests that count as the node's
 	evict    bool // as soon as it is idle
+	ringing  bool // an alarm's handler has begun and not returned
 }
 
 // unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
@@ -283,9 +284,12 @@ func (o *object) Committed(seq uint64) {
 func (o *object) Readable(seq uint64) {
 	o.mu.Lock()
 	o.m.read(seq)
-	o.w.readable(seq)
+	due := o.w.readable(seq)
 	o.requests.readable(seq)
 	o.unlock()
+	if due != 0 {
+		o.shard.manager.alarms.note(o.shard.id, o.class, o.ref, due)
+	}
 }
 
 // Refused implements Settler.

@@ -196,8 +196,8 @@ func (s *Storage) DeleteMany(keys ...string) (int, error) {
 	return len(ops), s.write(ops...)
 }
 
-// DeleteAll removes everything that the object has stored, as one write however much it is. An
-// object that has nothing no longer exists. It is refused inside a transaction, and is never
+// DeleteAll removes every key, as one write however many they are, and the object's alarm, also one
+// that was given up. An object that has nothing no longer exists. It is refused inside a transaction, and is never
 // unconfirmed.
 func (s *Storage) DeleteAll() error {
 	s.o.mu.Lock()
@@ -208,7 +208,10 @@ func (s *Storage) DeleteAll() error {
 	}
 	all := *s
 	all.unconfirmed = false
-	return all.write(storage.Op{Op: storage.OpDeleteRange, Kind: storage.KindKV, Key: []byte{}})
+	if err := all.write(storage.Op{Op: storage.OpDeleteRange, Kind: storage.KindKV, Key: []byte{}}); err != nil {
+		return err
+	}
+	return s.o.deleteAlarms()
 }
 
 // Sync waits until everything that the object has written is durable, unconfirmed writes too. What

@@ -276,12 +276,14 @@ func (i *incarnation) reset(e *event, err *fault.Error) {
 	i.die(death{by: e, result: Result{Err: err}, begun: others, queued: others})
 }
 
+const defaultAbortReason = "the object aborted itself"
+
 // Abort resets the object at once and does not return: what the event wrote is discarded, the
 // callers that wait get OBJECT_RESET with the reason, and the next call finds the object as the
 // last committed event left it. Call it from the handler's goroutine.
 func (s *State) Abort(reason string) {
 	if reason == "" {
-		reason = "the object aborted itself"
+		reason = defaultAbortReason
 	}
 	s.o.reset(nil, fault.New(fault.ObjectReset, "the object was reset: %s", reason))
 	panic(abortError{})

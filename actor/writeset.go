@@ -38,8 +38,8 @@ func (r *rangeDelete) covers(key string) bool {
 	return key >= string(r.start) && (r.end == nil || key < string(r.end))
 }
 
-// write puts one operation into the layer, which keeps its key and value. replaced, if it is not nil,
-// is called with each point that is replaced or removed.
+// write puts one operation on KV keys into the layer, which keeps its key and value. replaced, if it
+// is not nil, is called with each point that is replaced or removed.
 func (l *layer) write(op *storage.Op, seq uint64, replaced func(point)) {
 	switch op.Op {
 	case storage.OpSet:
@@ -135,6 +135,7 @@ func (l *layer) covers(key string) bool {
 // the segments in flight. Reads look through it, newest first, down to the store.
 type writeSet struct {
 	open          layer
+	singles       []single     // of the open segment: alarmState has what closed ones wrote
 	ops           []storage.Op // of the open segment, in order
 	openBytes     int
 	openConfirmed int // how many of the operations hold the output gate
@@ -151,6 +152,14 @@ type writeSet struct {
 	clean      []cleanKey
 	cleanBytes int
 	version    uint64 // changes when the store does
+}
+
+// single is what has been written to the one key of a kind that is not KV.
+type single struct {
+	kind    storage.KeyKind
+	value   []byte
+	deleted bool
+	at      int // which operation of the segment wrote it
 }
 
 // cleanKey is a key as the store shows it.
@@ -170,6 +179,7 @@ type segmentOps struct {
 	seq   uint64
 	ops   []storage.Op
 	bytes int
+	due   int64 // of the alarm that it sets; 0: none
 }
 
 // undo is a point that an operation of the open segment has replaced.
@@ -190,18 +200,54 @@ func (w *writeSet) add(op storage.Op, confirmed bool) error {
 	if w.openBytes+size > storage.MaxSegmentBytes {
 		return fault.New(fault.WriteSetTooLarge, "writes of one event: at most %d bytes, these would be %d", storage.MaxSegmentBytes, w.openBytes+size)
 	}
+	w.push(op, confirmed)
+	return nil
+}
+
+// push writes into the open segment, also what would make it too large.
+func (w *writeSet) push(op storage.Op, confirmed bool) {
 	w.ops = append(w.ops, op)
-	w.openBytes += size
+	w.openBytes += opBytes(&op)
 	if confirmed {
 		w.openConfirmed++
 	}
 	last := len(w.ops) - 1
+	if op.Kind != storage.KindKV {
+		w.setSingle(last)
+		return
+	}
 	var replaced func(point)
 	if w.depth > 0 {
 		replaced = func(p point) { w.undo = append(w.undo, undo{last, p}) }
 	}
 	w.open.write(&w.ops[last], 0, replaced)
-	return nil
+}
+
+// setSingle notes what an operation writes to the one key of its kind.
+func (w *writeSet) setSingle(at int) {
+	op := &w.ops[at]
+	w.singles = slices.DeleteFunc(w.singles, func(s single) bool { return s.kind == op.Kind })
+	w.singles = append(w.singles, single{kind: op.Kind, value: op.Value, deleted: op.Op == storage.OpDelete, at: at})
+}
+
+// single returns the open segment's word on the one key of a kind; known is false when it has none.
+func (w *writeSet) single(kind storage.KeyKind) (value []byte, exists, known bool) {
+	for i := range w.singles {
+		if s := &w.singles[i]; s.kind == kind {
+			return s.value, !s.deleted, true
+		}
+	}
+	return nil, false, false
+}
+
+// singleAt returns which operation wrote it last.
+func (w *writeSet) singleAt(kind storage.KeyKind) (at int, ok bool) {
+	for i := range w.singles {
+		if s := &w.singles[i]; s.kind == kind {
+			return s.at, true
+		}
+	}
+	return 0, false
 }
 
 // addAll adds all of the operations, or none.
@@ -242,6 +288,9 @@ func (w *writeSet) keep(to mark) {
 func (w *writeSet) rollbackTo(to mark) {
 	for i := len(w.ops) - 1; i >= to.ops; i-- {
 		op := &w.ops[i]
+		if op.Kind != storage.KindKV {
+			continue
+		}
 		if op.Op == storage.OpDeleteRange {
 			w.open.ranges = w.open.ranges[:len(w.open.ranges)-1]
 		} else if at := w.open.find(op.Key); at >= 0 {
@@ -255,16 +304,25 @@ func (w *writeSet) rollbackTo(to mark) {
 	clear(w.ops[to.ops:])
 	w.ops, w.openBytes, w.openConfirmed = w.ops[:to.ops], to.bytes, to.confirmed
 	w.keep(to)
+	if len(w.singles) > 0 {
+		w.singles = nil
+		for i := range w.ops {
+			if w.ops[i].Kind != storage.KindKV {
+				w.setSingle(i)
+			}
+		}
+	}
 }
 
 // discardOpen takes back the whole open segment.
 func (w *writeSet) discardOpen() {
-	w.open, w.ops, w.openBytes, w.openConfirmed = layer{}, nil, 0, 0
+	w.open, w.singles, w.ops, w.openBytes, w.openConfirmed = layer{}, nil, nil, 0, 0
 	w.depth, w.undo = 0, nil
 }
 
-// closeSegment moves the open segment in flight and returns its operations.
-func (w *writeSet) closeSegment(seq uint64) []storage.Op {
+// closeSegment moves the open segment in flight and returns its operations. due is of the alarm that
+// it sets, if it does.
+func (w *writeSet) closeSegment(seq uint64, due int64) []storage.Op {
 	ops := w.ops
 	if w.inFlight.empty() {
 		w.inFlight = w.open
@@ -276,10 +334,12 @@ func (w *writeSet) closeSegment(seq uint64) []storage.Op {
 		}
 	} else {
 		for i := range ops {
-			w.inFlight.write(&ops[i], seq, nil)
+			if ops[i].Kind == storage.KindKV {
+				w.inFlight.write(&ops[i], seq, nil)
+			}
 		}
 	}
-	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes})
+	w.segments = append(w.segments, segmentOps{seq: seq, ops: ops, bytes: w.openBytes, due: due})
 	w.inFlightBytes += w.openBytes
 	w.discardOpen()
 	return ops
@@ -291,15 +351,22 @@ func (w *writeSet) charge(bytes int) {
 	w.inFlightBytes += bytes
 }
 
-// readable forgets the segments up to seq, which the store shows now.
-func (w *writeSet) readable(seq uint64) {
+// readable forgets the segments up to seq, which the store shows now. It returns the time of the
+// alarm that the last of them to set one has set, or 0.
+func (w *writeSet) readable(seq uint64) (due int64) {
 	n := 0
 	for ; n < len(w.segments) && w.segments[n].seq <= seq; n++ {
 		s := &w.segments[n]
+		if s.due != 0 {
+			due = s.due
+		}
 		w.inFlightBytes -= s.bytes
 		w.version++
 		for i := range s.ops {
 			op := &s.ops[i]
+			if op.Kind != storage.KindKV {
+				continue
+			}
 			if i := w.inFlight.find(op.Key); i >= 0 && w.inFlight.points[i].seq <= seq {
 				w.inFlight.remove(i)
 			}
@@ -315,10 +382,11 @@ func (w *writeSet) readable(seq uint64) {
 	}
 	if n == len(w.segments) {
 		w.segments, w.inFlight = nil, layer{}
-		return
+		return due
 	}
 	w.segments = slices.Delete(w.segments, 0, n)
 	w.inFlight.ranges = slices.DeleteFunc(w.inFlight.ranges, func(r rangeDelete) bool { return r.seq <= seq })
+	return due
 }
 
 // get looks through both layers, and at what is remembered of the store.

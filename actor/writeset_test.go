@@ -127,7 +127,7 @@ func (q *pair) add(op storage.Op) string {
 
 func (q *pair) close() string {
 	seq := uint64(len(q.p.segments)) + 1
-	if got := q.w.closeSegment(seq); !slices.EqualFunc(q.p.open, got, equalOps) {
+	if got := q.w.closeSegment(seq, 0); !slices.EqualFunc(q.p.open, got, equalOps) {
 		q.t.Errorf("operations to propose (-want +got):\n%s", cmp.Diff(q.p.open, got))
 	}
 	q.p.segments = append(q.p.segments, q.p.open)
@@ -312,13 +312,13 @@ func TestViewDoesNotChangeWithLaterWrites(t *testing.T) {
 		}
 	}
 	add(storage.Op{Op: storage.OpDeleteRange, Key: []byte("x"), End: []byte("y")}, set("a", "1"))
-	w.closeSegment(1)
+	w.closeSegment(1, 0)
 	add(storage.Op{Op: storage.OpDeleteRange, Key: []byte("p"), End: []byte("q")}, set("b", "1"))
 	over, hidden := w.view(nil, nil)
 	copied := func() string { return fmt.Sprint(over, hidden) }
 	before := copied()
 	add(set("a", "2"), set("b", "2"), set("c", "2"), storage.Op{Op: storage.OpDeleteRange, Key: []byte{}})
-	w.closeSegment(2)
+	w.closeSegment(2, 0)
 	add(storage.Op{Op: storage.OpDeleteRange, Key: []byte("r"), End: []byte("s")})
 	w.readable(2)
 	if diff := cmp.Diff(before, copied()); diff != "" {
@@ -371,7 +371,7 @@ func checkFullAfterOneMore(t *testing.T, w *writeSet, last storage.Op) {
 	if err := w.add(last, true); err != nil {
 		t.Errorf("what was rolled back made no room: %v", err)
 	}
-	w.closeSegment(1)
+	w.closeSegment(1, 0)
 	if err := w.add(over, true); err != nil {
 		t.Errorf("the next segment has no room: %v", err)
 	}

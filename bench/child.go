@@ -66,6 +66,8 @@ type answer struct {
 
 	Leads int // shards led, of the three-replica server
 
+	FirstMicro, LastMicro int64 // Unix microseconds between which alarms ran
+
 	HeapBytes  uint64
 	Goroutines int
 	Objects    int

@@ -30,6 +30,7 @@ type options struct {
 	length     time.Duration
 	callers    []int
 	only       string
+	alarms     int
 	rows       *regexp.Regexp
 	dir        string
 	cpuProfile string
@@ -50,7 +51,8 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "`times` that everything is measured; medians are printed")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how `long` each row is measured in each round")
 	flag.StringVar(&callers, "callers", "1,64,512", "`numbers` of callers, separated by commas")
-	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list")
+	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list, alarms")
+	flag.IntVar(&o.alarms, "alarms", 100_000, "how `many` alarms are due at once, and wait, in the part alarms")
 	flag.StringVar(&rows, "rows", "", "only the rows whose names match a regular `expression`, as in -rows 'echo|read'")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profiles of every server and of the callers into this `directory`")
@@ -70,8 +72,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: -rows:", err)
 		os.Exit(2)
 	}
-	if o.rounds < 1 || o.length <= 0 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "bench: -rounds and -length must be positive, and there are no arguments; see -help")
+	if o.rounds < 1 || o.length <= 0 || o.alarms < 1 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "bench: -rounds, -length and -alarms must be positive, and there are no arguments; see -help")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -104,7 +106,7 @@ func run(ctx context.Context, o options) error {
 	for _, part := range []struct {
 		name string
 		run  func() error
-	}{{"one", b.oneNode}, {"three", b.threeNodes}, {"memory", b.memory}, {"list", b.list}} {
+	}{{"one", b.oneNode}, {"three", b.threeNodes}, {"memory", b.memory}, {"list", b.list}, {"alarms", b.runAlarms}} {
 		if o.only != "" && !strings.Contains(","+o.only+",", ","+part.name+",") {
 			continue
 		}

@@ -75,11 +75,12 @@ func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 	node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
+	alarms := &alarms{}
 	n, err := node.Start(ctx, node.Config{
 		Name: cfg.Name, DataDir: cfg.Dir, Bootstrap: cfg.Bootstrap, Join: cfg.Join,
 		GRPC: anyPort, Peer: anyPort, Gossip: anyPort, HTTP: anyPort, Admin: anyPort,
 		RingJoinAfter: 100 * time.Millisecond, LeaderStable: 200 * time.Millisecond,
-		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{class}, Logger: logger(),
+		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{class, alarms.class()}, Logger: logger(),
 	})
 	if err != nil {
 		return nil, err
@@ -90,8 +91,13 @@ func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 	}
 	a := n.Addresses()
 	return &server{
-		ready:  ready{GRPC: a.GRPC, Gossip: a.Gossip, Admin: a.Admin},
-		handle: func(request) (answer, error) { return heap(), nil },
+		ready: ready{GRPC: a.GRPC, Gossip: a.Gossip, Admin: a.Admin},
+		handle: func(r request) (answer, error) {
+			if r.Do == "alarms" {
+				return alarms.take(), nil
+			}
+			return heap(), nil
+		},
 		close: func() {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()

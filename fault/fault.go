@@ -37,6 +37,8 @@ const (
 	UnknownObject      Reason = "UNKNOWN_OBJECT"
 	UnknownNode        Reason = "UNKNOWN_NODE"
 	UnknownMethod      Reason = "UNKNOWN_METHOD"
+	UnknownAlarm       Reason = "UNKNOWN_ALARM"
+	AlarmPending       Reason = "ALARM_PENDING"
 	NoOwner            Reason = "NO_OWNER"
 	OwnerChanged       Reason = "OWNER_CHANGED"
 	DiskFull           Reason = "DISK_FULL"
@@ -65,6 +67,8 @@ var codeOf = map[Reason]codes.Code{
 	UnknownObject:      codes.NotFound,
 	UnknownNode:        codes.NotFound,
 	UnknownMethod:      codes.Unimplemented,
+	UnknownAlarm:       codes.NotFound,
+	AlarmPending:       codes.FailedPrecondition,
 	NoOwner:            codes.Unavailable,
 	OwnerChanged:       codes.Unavailable,
 	DiskFull:           codes.Unavailable,

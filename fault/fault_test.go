@@ -40,6 +40,8 @@ var codeOf = map[fault.Reason]codes.Code{
 	"UNKNOWN_OBJECT":      codes.NotFound,
 	"UNKNOWN_NODE":        codes.NotFound,
 	"UNKNOWN_METHOD":      codes.Unimplemented,
+	"UNKNOWN_ALARM":       codes.NotFound,
+	"ALARM_PENDING":       codes.FailedPrecondition,
 	"NO_OWNER":            codes.Unavailable,
 	"OWNER_CHANGED":       codes.Unavailable,
 	"DISK_FULL":           codes.Unavailable,

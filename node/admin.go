@@ -64,6 +64,9 @@ const (
 	queryList   = "list"
 	queryShow   = "show"
 	queryEvict  = "evict"
+	queryAlarms = "alarms"
+	queryDead   = "dead"
+	queryRearm  = "rearm"
 
 	queryTimeout = 10 * time.Second
 )
@@ -76,6 +79,10 @@ type shardQuery struct {
 	After      *placement.ObjectID
 	StartAfter []byte
 	Limit      int
+	// Of alarms.
+	From      storage.AlarmPosition
+	ClassName string
+	Discard   bool
 }
 
 type showAnswer struct {
@@ -84,6 +91,8 @@ type showAnswer struct {
 	Keys, Values   [][]byte
 	More           bool
 	CommitSequence uint64
+	Alarm          *storage.Alarm
+	Dead           *storage.DeadAlarm
 }
 
 // errNotOwner says that a query came to the wrong node.
@@ -110,6 +119,12 @@ func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, er
 		return json.Marshal(n.manager.Evict(q.Shard, ref))
 	case queryList:
 		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.store.ListObjects(q.Shard, q.Class, q.After, q.Limit) })
+	case queryAlarms:
+		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.listAlarms(q) })
+	case queryDead:
+		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.listDeadAlarms(q) })
+	case queryRearm:
+		return n.rearm(ctx, q, ref)
 	case queryShow:
 		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.show(q, ref) })
 	}
@@ -184,6 +199,9 @@ func (n *Node) show(q shardQuery, ref storage.ObjectRef) (showAnswer, error) {
 			return out, err
 		}
 		out.CommitSequence = fence.CommitSequence
+	}
+	if out.Alarm, out.Dead, err = readAlarms(r); err != nil {
+		return out, err
 	}
 	var lo []byte
 	if len(q.StartAfter) > 0 {
@@ -489,12 +507,9 @@ func (a *adminServer) ListObjects(ctx context.Context, req *holdfastv1.ListObjec
 	if err != nil {
 		return nil, err
 	}
-	size := int(req.GetPageSize())
-	switch {
-	case size == 0:
-		size = 100
-	case size < 0 || size > 1000:
-		return nil, fault.New(fault.InvalidArgument, "page_size: must be 1 to 1000, is %d", size)
+	size, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
 	}
 	shard, after, err := parsePageToken(req.GetPageToken())
 	if err != nil {
@@ -519,18 +534,41 @@ func (a *adminServer) ListObjects(ctx context.Context, req *holdfastv1.ListObjec
 	return out, nil
 }
 
-func parsePageToken(token string) (int, *placement.ObjectID, error) {
+func pageSize(size int32) (int, error) {
+	switch {
+	case size == 0:
+		return 100, nil
+	case size < 0 || size > 1000:
+		return 0, fault.New(fault.InvalidArgument, "page_size: must be 1 to 1000, is %d", size)
+	}
+	return int(size), nil
+}
+
+func errPageToken() error {
+	return fault.New(fault.InvalidArgument, "page_token: not one that this cluster gave")
+}
+
+// cutPageToken reads which shard a page begins in, and after what.
+func cutPageToken(token string) (shard int, rest string, err error) {
 	if token == "" {
-		return 0, nil, nil
+		return 0, "", nil
 	}
-	shardText, idText, ok := strings.Cut(token, "/")
-	shard, err := strconv.Atoi(shardText)
+	text, rest, ok := strings.Cut(token, "/")
+	shard, err = strconv.Atoi(text)
 	if !ok || err != nil || shard < 0 {
-		return 0, nil, fault.New(fault.InvalidArgument, "page_token: not one that this cluster gave")
+		return 0, "", errPageToken()
 	}
-	id, err := placement.ParseID(idText)
+	return shard, rest, nil
+}
+
+func parsePageToken(token string) (int, *placement.ObjectID, error) {
+	shard, rest, err := cutPageToken(token)
+	if err != nil || token == "" {
+		return 0, nil, err
+	}
+	id, err := placement.ParseID(rest)
 	if err != nil {
-		return 0, nil, fault.New(fault.InvalidArgument, "page_token: not one that this cluster gave")
+		return 0, nil, errPageToken()
 	}
 	return shard, &id, nil
 }
@@ -561,7 +599,13 @@ func (a *adminServer) ShowObject(ctx context.Context, req *holdfastv1.ShowObject
 	owner, _ := n.router.Owner(shard)
 	out := &holdfastv1.ShowObjectResponse{
 		Id: id.String(), Name: shown.Record.Name, Shard: uint32(shard), Owner: n.nameOf(owner), More: shown.More,
-		AlarmUnixMs: shown.Record.AlarmUnixMilli, CommitSequence: shown.CommitSequence,
+		CommitSequence: shown.CommitSequence,
+	}
+	if a := shown.Alarm; a != nil {
+		out.AlarmUnixMs, out.AlarmDueUnixMs, out.AlarmRetries = &a.Scheduled, a.Due, a.Retries
+	}
+	if shown.Dead != nil {
+		out.DeadAlarm = deadAlarm(id, shown.Record.Name, shown.Dead)
 	}
 	for i := range shown.Keys {
 		out.Entries = append(out.Entries, &holdfastv1.Entry{Key: shown.Keys[i], Value: shown.Values[i], Diagnostic: value.Diagnose(shown.Values[i])})

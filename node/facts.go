@@ -45,6 +45,7 @@ type factsView struct {
 	facts     *systemv1.Facts
 	byName    map[string]router.ClassFacts
 	byService map[string]router.ClassFacts
+	nameOf    map[string]string // by unique key
 	removed   map[placement.NodeID]bool
 	drained   map[placement.NodeID]bool
 	lost      map[placement.NodeID]bool
@@ -77,6 +78,7 @@ func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsV
 		facts:     resp.GetFacts(),
 		byName:    make(map[string]router.ClassFacts),
 		byService: make(map[string]router.ClassFacts),
+		nameOf:    make(map[string]string),
 		removed:   make(map[placement.NodeID]bool),
 		drained:   make(map[placement.NodeID]bool),
 		lost:      make(map[placement.NodeID]bool),
@@ -103,6 +105,7 @@ func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsV
 
 func (v *factsView) add(c router.ClassFacts) {
 	v.byName[c.Name] = c
+	v.nameOf[c.UniqueKey] = c.Name
 	if c.Service != "" {
 		v.byService[c.Service] = c
 	}
@@ -118,6 +121,12 @@ func (c *factsCache) Class(name string) (router.ClassFacts, bool) {
 func (c *factsCache) ByService(service string) (router.ClassFacts, bool) {
 	f, ok := c.view.Load().byService[service]
 	return f, ok
+}
+
+// NameOf returns the name of the class with a unique key.
+func (c *factsCache) NameOf(uniqueKey string) (string, bool) {
+	name, ok := c.view.Load().nameOf[uniqueKey]
+	return name, ok
 }
 
 // Revision implements router.Facts.

@@ -34,6 +34,10 @@ func metrics() []metric {
 		counter("object_activations_total", "Objects loaded into memory."),
 		counter("object_evictions_total", "Idle objects dropped from memory."),
 		counter("object_resets_total", "Objects reset by a panic or an abort."),
+		counter("alarm_runs_total", "Alarm handlers begun."),
+		counter("alarm_failures_total", "Alarm handlers that failed."),
+		counter("alarm_deaths_total", "Alarms given up after their last retry."),
+		gauge("alarms_in_flight", "Alarms that are due and not through: handed to their objects, or to be handed over again."),
 		gauge("objects", "Objects in memory."),
 		gauge("queued_bytes", "Calls waiting or running, in bytes."),
 		gauge("owned_shards", "Shards that this node owns."),
@@ -82,6 +86,8 @@ func (n *Node) snapshot() *snapshot {
 	a := n.manager.Stats()
 	v["calls_total"], v["calls_refused_total"] = float64(a.Calls), float64(a.Refused)
 	v["object_activations_total"], v["object_evictions_total"], v["object_resets_total"] = float64(a.Activations), float64(a.Evictions), float64(a.Resets)
+	v["alarm_runs_total"], v["alarm_failures_total"] = float64(a.AlarmRuns), float64(a.AlarmFailures)
+	v["alarm_deaths_total"], v["alarms_in_flight"] = float64(a.AlarmDeaths), float64(a.AlarmsInFlight)
 	v["objects"], v["queued_bytes"] = float64(a.Objects), float64(a.QueuedBytes)
 	for i := range n.id.Shards {
 		if node, _, ok := n.host.Leader(shardID(i)); ok && node == n.id.Node {

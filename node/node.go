@@ -169,6 +169,7 @@ func (n *Node) build() error {
 	classes := append([]actor.Class{system.Class()}, n.cfg.Classes...)
 	n.manager, err = actor.NewManager(actor.Config{
 		Shards: n.id.Shards, Classes: classes, Logger: n.log, QueuedBytesMax: memory / 4, Now: n.cfg.Now,
+		Alarms: n.store, ClassOf: n.facts.NameOf,
 	})
 	if err != nil {
 		return err

@@ -77,8 +77,8 @@ func ApplySegment(b *Batch, fence *ObjectFence, shard placement.ShardID, entryTe
 		}
 	}
 	for i := range seg.Ops {
-		if op := seg.Ops[i].Op; op < OpSet || op > OpDeleteRange {
-			return false, "", fmt.Errorf("%w: operation %d", ErrUnknownOp, op)
+		if err := seg.Ops[i].check(); err != nil {
+			return false, "", err
 		}
 	}
 	applyFence(b, fence, shard, seg)

@@ -24,7 +24,7 @@ const (
 	tagTruncated  = 'U'
 	// tagHardState comes last: an ingest writes it when all else is written.
 	tagHardState = 'V'
-	// tagAlarm is reserved: the index of alarms by time, next to the state it belongs to.
+	// tagAlarm is the index of alarms, next to the state it belongs to.
 	tagAlarm = 'T'
 )
 
@@ -96,7 +96,8 @@ func classSpan(shard placement.ShardID, class string) (lo, hi []byte) {
 	return lo, hi
 }
 
-// ObjectSpan returns the range of everything of one object.
+// ObjectSpan returns the range of everything of one object but what lies in the shard's index of
+// alarms.
 func ObjectSpan(shard placement.ShardID, ref ObjectRef) (lo, hi []byte) {
 	lo = appendObject(nil, shard, ref)
 	return lo, successor(lo)
@@ -111,6 +112,9 @@ func appendObject(dst []byte, shard placement.ShardID, ref ObjectRef) []byte {
 
 // AppendObjectKey appends the full key of an object's own key.
 func AppendObjectKey(dst []byte, shard placement.ShardID, ref ObjectRef, kind KeyKind, key []byte) []byte {
+	if kind.indexed() {
+		return appendIndexKey(dst, shard, ref, kind, key)
+	}
 	dst = append(appendObject(dst, shard, ref), byte(kind))
 	return append(dst, key...)
 }

@@ -14,4 +14,6 @@ const (
 	// which an object keeps.
 	MaxRequestIDBytes = 128
 	MaxRequestsBytes  = 1 << 20
+	// MaxAlarmErrorBytes is how much of an error's text a DeadAlarm keeps.
+	MaxAlarmErrorBytes = 1 << 10
 )

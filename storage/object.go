@@ -14,10 +14,9 @@ import (
 // and deleted with its last key. Encoded as a CBOR map with small integer keys.
 type Record struct {
 	// Name is nil when the object was only ever called by id.
-	Name           *string `cbor:"1,keyasint,omitempty"`
-	Class          string  `cbor:"2,keyasint"`
-	CodeVersion    uint64  `cbor:"3,keyasint,omitempty"`
-	AlarmUnixMilli *int64  `cbor:"4,keyasint,omitempty"`
+	Name        *string `cbor:"1,keyasint,omitempty"`
+	Class       string  `cbor:"2,keyasint"`
+	CodeVersion uint64  `cbor:"3,keyasint,omitempty"`
 }
 
 // Encode returns the stored form.

@@ -61,6 +61,8 @@ func DecodeRequest(b []byte) (Request, error) {
 	return r, nil
 }
 
+const requestKeyBytes = 2
+
 // RequestKey is the key of a slot, of kind KindRequest.
 func RequestKey(slot uint16) []byte { return binary.BigEndian.AppendUint16(nil, slot) }
 

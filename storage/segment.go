@@ -1,6 +1,10 @@
 package storage
 
-import "github.com/holdfast-io/holdfast/placement"
+import (
+	"fmt"
+
+	"github.com/holdfast-io/holdfast/placement"
+)
 
 // ObjectRef names one object within the cluster: its class's unique key and its id.
 type ObjectRef struct {
@@ -14,14 +18,45 @@ type KeyKind byte
 // Kinds of an object's keys. Pages and undo records are reserved for SQL storage and
 // point-in-time restore.
 const (
-	KindRecord  KeyKind = 0x01 // one Record; the object exists while it is there
-	KindFence   KeyKind = 0x02 // one Fence; written by apply, never by an object
-	KindRequest KeyKind = 0x03 // one Request a slot
-	KindKV      KeyKind = 0x10
-	KindAlarm   KeyKind = 0x20 // reserved
-	KindPage    KeyKind = 0x30 // reserved
-	KindUndo    KeyKind = 0x40 // reserved
+	KindRecord    KeyKind = 0x01 // one Record; the object exists while it is there
+	KindFence     KeyKind = 0x02 // one Fence; written by apply, never by an object
+	KindRequest   KeyKind = 0x03 // one Request a slot
+	KindKV        KeyKind = 0x10
+	KindAlarm     KeyKind = 0x20 // one Alarm, if one is pending
+	KindAlarmDue  KeyKind = 0x21 // AlarmDueKey of that Alarm; no value. In the shard's index
+	KindDeadAlarm KeyKind = 0x22 // one DeadAlarm. In the shard's index
+	KindPage      KeyKind = 0x30 // reserved
+	KindUndo      KeyKind = 0x40 // reserved
 )
+
+// indexed says that the keys of the kind lie in the shard's index, where they can be listed without
+// looking at other keys of objects.
+func (k KeyKind) indexed() bool { return k == KindAlarmDue || k == KindDeadAlarm }
+
+// check says whether this release may apply the operation.
+func (op *Op) check() error {
+	if op.Op < OpSet || op.Op > OpDeleteRange {
+		return fmt.Errorf("%w: operation %d", ErrUnknownOp, op.Op)
+	}
+	switch op.Kind {
+	case KindKV:
+		return nil
+	case KindRecord, KindAlarm, KindDeadAlarm:
+		if op.Op != OpDeleteRange && len(op.Key) == 0 {
+			return nil
+		}
+	case KindRequest:
+		if op.Op != OpDeleteRange && len(op.Key) == requestKeyBytes {
+			return nil
+		}
+	case KindAlarmDue:
+		if op.Op != OpDeleteRange && len(op.Key) == alarmDueBytes {
+			return nil
+		}
+	case KindFence, KindPage, KindUndo:
+	}
+	return fmt.Errorf("%w: operation %d on a key of kind %#x with %d bytes", ErrUnknownOp, op.Op, byte(op.Kind), len(op.Key))
+}
 
 // OpKind is the type of one operation in a proposal. The numbers are in logs.
 type OpKind byte

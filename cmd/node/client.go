@@ -308,10 +308,13 @@ func (c *objectCmd) Run(ctx context.Context, e env) error {
 		}
 		alarm := "-"
 		if o.AlarmUnixMs != nil {
-			alarm = time.UnixMilli(o.GetAlarmUnixMs()).UTC().Format(time.RFC3339Nano)
+			alarm = alarmText(o.GetAlarmUnixMs(), o.GetAlarmDueUnixMs(), o.GetAlarmRetries())
 		}
 		_, _ = fmt.Fprintf(e.stdout, "id       %s\nname     %s\nshard    %d\nowner    %s\nalarm    %s\ncommits  %d\n",
 			o.GetId(), name, o.GetShard(), o.GetOwner(), alarm, o.GetCommitSequence())
+		if d := o.GetDeadAlarm(); d != nil {
+			_, _ = fmt.Fprintf(e.stdout, "dead     %s\n", deadText(d))
+		}
 		for _, entry := range o.GetEntries() {
 			if _, err := fmt.Fprintf(e.stdout, "  %q = %s\n", entry.GetKey(), entry.GetDiagnostic()); err != nil {
 				return err

@@ -752,8 +752,14 @@ type ShowObjectResponse struct {
 	AlarmUnixMs *int64 `protobuf:"varint,7,opt,name=alarm_unix_ms,json=alarmUnixMs,proto3,oneof" json:"alarm_unix_ms,omitempty"`
 	// Writes committed since the object came to be.
 	CommitSequence uint64 `protobuf:"varint,8,opt,name=commit_sequence,json=commitSequence,proto3" json:"commit_sequence,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Of the alarm: how many of its runs have failed, and when it runs next if that is later than it
+	// was set for.
+	AlarmRetries   uint32 `protobuf:"varint,9,opt,name=alarm_retries,json=alarmRetries,proto3" json:"alarm_retries,omitempty"`
+	AlarmDueUnixMs int64  `protobuf:"varint,10,opt,name=alarm_due_unix_ms,json=alarmDueUnixMs,proto3" json:"alarm_due_unix_ms,omitempty"`
+	// Absent when the object has none.
+	DeadAlarm     *DeadAlarm `protobuf:"bytes,11,opt,name=dead_alarm,json=deadAlarm,proto3" json:"dead_alarm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ShowObjectResponse) Reset() {
@@ -840,6 +846,27 @@ func (x *ShowObjectResponse) GetCommitSequence() uint64 {
 		return x.CommitSequence
 	}
 	return 0
+}
+
+func (x *ShowObjectResponse) GetAlarmRetries() uint32 {
+	if x != nil {
+		return x.AlarmRetries
+	}
+	return 0
+}
+
+func (x *ShowObjectResponse) GetAlarmDueUnixMs() int64 {
+	if x != nil {
+		return x.AlarmDueUnixMs
+	}
+	return 0
+}
+
+func (x *ShowObjectResponse) GetDeadAlarm() *DeadAlarm {
+	if x != nil {
+		return x.DeadAlarm
+	}
+	return nil
 }
 
 type Entry struct {
@@ -1039,6 +1066,595 @@ func (x *EvictObjectResponse) GetEvicted() bool {
 	return false
 }
 
+type ListAlarmsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Class string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	// At most 1,000; 0 means 100.
+	PageSize      int32  `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAlarmsRequest) Reset() {
+	*x = ListAlarmsRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAlarmsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAlarmsRequest) ProtoMessage() {}
+
+func (x *ListAlarmsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAlarmsRequest.ProtoReflect.Descriptor instead.
+func (*ListAlarmsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ListAlarmsRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ListAlarmsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAlarmsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+type ListAlarmsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Alarms []*PendingAlarm        `protobuf:"bytes,1,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// Empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAlarmsResponse) Reset() {
+	*x = ListAlarmsResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAlarmsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAlarmsResponse) ProtoMessage() {}
+
+func (x *ListAlarmsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAlarmsResponse.ProtoReflect.Descriptor instead.
+func (*ListAlarmsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListAlarmsResponse) GetAlarms() []*PendingAlarm {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *ListAlarmsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// PendingAlarm is an alarm that will run. Times are milliseconds since the Unix epoch.
+type PendingAlarm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Absent when the object was only ever called by id.
+	Name *string `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	// When it runs next.
+	DueUnixMs int64 `protobuf:"varint,3,opt,name=due_unix_ms,json=dueUnixMs,proto3" json:"due_unix_ms,omitempty"`
+	// What it was set for.
+	ScheduledUnixMs int64 `protobuf:"varint,4,opt,name=scheduled_unix_ms,json=scheduledUnixMs,proto3" json:"scheduled_unix_ms,omitempty"`
+	// How many of its runs have failed.
+	Retries       uint32 `protobuf:"varint,5,opt,name=retries,proto3" json:"retries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PendingAlarm) Reset() {
+	*x = PendingAlarm{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PendingAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PendingAlarm) ProtoMessage() {}
+
+func (x *PendingAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PendingAlarm.ProtoReflect.Descriptor instead.
+func (*PendingAlarm) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PendingAlarm) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PendingAlarm) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *PendingAlarm) GetDueUnixMs() int64 {
+	if x != nil {
+		return x.DueUnixMs
+	}
+	return 0
+}
+
+func (x *PendingAlarm) GetScheduledUnixMs() int64 {
+	if x != nil {
+		return x.ScheduledUnixMs
+	}
+	return 0
+}
+
+func (x *PendingAlarm) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+type ListDeadAlarmsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Alarms []*DeadAlarm           `protobuf:"bytes,1,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// Empty at the end.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeadAlarmsResponse) Reset() {
+	*x = ListDeadAlarmsResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeadAlarmsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeadAlarmsResponse) ProtoMessage() {}
+
+func (x *ListDeadAlarmsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeadAlarmsResponse.ProtoReflect.Descriptor instead.
+func (*ListDeadAlarmsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListDeadAlarmsResponse) GetAlarms() []*DeadAlarm {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *ListDeadAlarmsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// DeadAlarm is an alarm that was given up. Times are milliseconds since the Unix epoch.
+type DeadAlarm struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Absent when the object was only ever called by id.
+	Name *string `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	// What it was set for, and when its last run failed.
+	ScheduledUnixMs int64 `protobuf:"varint,3,opt,name=scheduled_unix_ms,json=scheduledUnixMs,proto3" json:"scheduled_unix_ms,omitempty"`
+	DiedUnixMs      int64 `protobuf:"varint,4,opt,name=died_unix_ms,json=diedUnixMs,proto3" json:"died_unix_ms,omitempty"`
+	// Of its runs after the first.
+	Retries uint32 `protobuf:"varint,5,opt,name=retries,proto3" json:"retries,omitempty"`
+	// What its last run failed with, cut to 1 KiB.
+	Error         string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeadAlarm) Reset() {
+	*x = DeadAlarm{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeadAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeadAlarm) ProtoMessage() {}
+
+func (x *DeadAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeadAlarm.ProtoReflect.Descriptor instead.
+func (*DeadAlarm) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *DeadAlarm) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DeadAlarm) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *DeadAlarm) GetScheduledUnixMs() int64 {
+	if x != nil {
+		return x.ScheduledUnixMs
+	}
+	return 0
+}
+
+func (x *DeadAlarm) GetDiedUnixMs() int64 {
+	if x != nil {
+		return x.DiedUnixMs
+	}
+	return 0
+}
+
+func (x *DeadAlarm) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *DeadAlarm) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type RearmAlarmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Class string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	// Types that are valid to be assigned to Object:
+	//
+	//	*RearmAlarmRequest_Name
+	//	*RearmAlarmRequest_Id
+	Object        isRearmAlarmRequest_Object `protobuf_oneof:"object"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RearmAlarmRequest) Reset() {
+	*x = RearmAlarmRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RearmAlarmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RearmAlarmRequest) ProtoMessage() {}
+
+func (x *RearmAlarmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RearmAlarmRequest.ProtoReflect.Descriptor instead.
+func (*RearmAlarmRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RearmAlarmRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *RearmAlarmRequest) GetObject() isRearmAlarmRequest_Object {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *RearmAlarmRequest) GetName() string {
+	if x != nil {
+		if x, ok := x.Object.(*RearmAlarmRequest_Name); ok {
+			return x.Name
+		}
+	}
+	return ""
+}
+
+func (x *RearmAlarmRequest) GetId() string {
+	if x != nil {
+		if x, ok := x.Object.(*RearmAlarmRequest_Id); ok {
+			return x.Id
+		}
+	}
+	return ""
+}
+
+type isRearmAlarmRequest_Object interface {
+	isRearmAlarmRequest_Object()
+}
+
+type RearmAlarmRequest_Name struct {
+	Name string `protobuf:"bytes,2,opt,name=name,proto3,oneof"`
+}
+
+type RearmAlarmRequest_Id struct {
+	Id string `protobuf:"bytes,3,opt,name=id,proto3,oneof"`
+}
+
+func (*RearmAlarmRequest_Name) isRearmAlarmRequest_Object() {}
+
+func (*RearmAlarmRequest_Id) isRearmAlarmRequest_Object() {}
+
+type RearmAlarmResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RearmAlarmResponse) Reset() {
+	*x = RearmAlarmResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RearmAlarmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RearmAlarmResponse) ProtoMessage() {}
+
+func (x *RearmAlarmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RearmAlarmResponse.ProtoReflect.Descriptor instead.
+func (*RearmAlarmResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+type DiscardAlarmRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Class string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	// Types that are valid to be assigned to Object:
+	//
+	//	*DiscardAlarmRequest_Name
+	//	*DiscardAlarmRequest_Id
+	Object        isDiscardAlarmRequest_Object `protobuf_oneof:"object"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardAlarmRequest) Reset() {
+	*x = DiscardAlarmRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardAlarmRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardAlarmRequest) ProtoMessage() {}
+
+func (x *DiscardAlarmRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardAlarmRequest.ProtoReflect.Descriptor instead.
+func (*DiscardAlarmRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *DiscardAlarmRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *DiscardAlarmRequest) GetObject() isDiscardAlarmRequest_Object {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *DiscardAlarmRequest) GetName() string {
+	if x != nil {
+		if x, ok := x.Object.(*DiscardAlarmRequest_Name); ok {
+			return x.Name
+		}
+	}
+	return ""
+}
+
+func (x *DiscardAlarmRequest) GetId() string {
+	if x != nil {
+		if x, ok := x.Object.(*DiscardAlarmRequest_Id); ok {
+			return x.Id
+		}
+	}
+	return ""
+}
+
+type isDiscardAlarmRequest_Object interface {
+	isDiscardAlarmRequest_Object()
+}
+
+type DiscardAlarmRequest_Name struct {
+	Name string `protobuf:"bytes,2,opt,name=name,proto3,oneof"`
+}
+
+type DiscardAlarmRequest_Id struct {
+	Id string `protobuf:"bytes,3,opt,name=id,proto3,oneof"`
+}
+
+func (*DiscardAlarmRequest_Name) isDiscardAlarmRequest_Object() {}
+
+func (*DiscardAlarmRequest_Id) isDiscardAlarmRequest_Object() {}
+
+type DiscardAlarmResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardAlarmResponse) Reset() {
+	*x = DiscardAlarmResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardAlarmResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardAlarmResponse) ProtoMessage() {}
+
+func (x *DiscardAlarmResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardAlarmResponse.ProtoReflect.Descriptor instead.
+func (*DiscardAlarmResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
 type RemoveNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name or id.
@@ -1049,7 +1665,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1061,7 +1677,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1074,7 +1690,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1093,7 +1709,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1721,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1734,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -1140,7 +1756,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1768,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1781,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DrainNodeRequest) GetNode() string {
@@ -1191,7 +1807,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1819,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1832,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DrainNodeResponse) GetId() string {
@@ -1285,7 +1901,7 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1f\n" +
 	"\vstart_after\x18\x05 \x01(\fR\n" +
 	"startAfterB\b\n" +
-	"\x06object\"\x98\x02\n" +
+	"\x06object\"\x9f\x03\n" +
 	"\x12ShowObjectResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x14\n" +
@@ -1294,7 +1910,12 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\aentries\x18\x05 \x03(\v2\x12.holdfast.v1.EntryR\aentries\x12\x12\n" +
 	"\x04more\x18\x06 \x01(\bR\x04more\x12'\n" +
 	"\ralarm_unix_ms\x18\a \x01(\x03H\x01R\valarmUnixMs\x88\x01\x01\x12'\n" +
-	"\x0fcommit_sequence\x18\b \x01(\x04R\x0ecommitSequenceB\a\n" +
+	"\x0fcommit_sequence\x18\b \x01(\x04R\x0ecommitSequence\x12#\n" +
+	"\ralarm_retries\x18\t \x01(\rR\falarmRetries\x12)\n" +
+	"\x11alarm_due_unix_ms\x18\n" +
+	" \x01(\x03R\x0ealarmDueUnixMs\x125\n" +
+	"\n" +
+	"dead_alarm\x18\v \x01(\v2\x16.holdfast.v1.DeadAlarmR\tdeadAlarmB\a\n" +
 	"\x05_nameB\x10\n" +
 	"\x0e_alarm_unix_ms\"O\n" +
 	"\x05Entry\x12\x10\n" +
@@ -1309,7 +1930,46 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x02id\x18\x03 \x01(\tH\x00R\x02idB\b\n" +
 	"\x06object\"/\n" +
 	"\x13EvictObjectResponse\x12\x18\n" +
-	"\aevicted\x18\x01 \x01(\bR\aevicted\"'\n" +
+	"\aevicted\x18\x01 \x01(\bR\aevicted\"e\n" +
+	"\x11ListAlarmsRequest\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"o\n" +
+	"\x12ListAlarmsResponse\x121\n" +
+	"\x06alarms\x18\x01 \x03(\v2\x19.holdfast.v1.PendingAlarmR\x06alarms\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa6\x01\n" +
+	"\fPendingAlarm\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x1e\n" +
+	"\vdue_unix_ms\x18\x03 \x01(\x03R\tdueUnixMs\x12*\n" +
+	"\x11scheduled_unix_ms\x18\x04 \x01(\x03R\x0fscheduledUnixMs\x12\x18\n" +
+	"\aretries\x18\x05 \x01(\rR\aretriesB\a\n" +
+	"\x05_name\"p\n" +
+	"\x16ListDeadAlarmsResponse\x12.\n" +
+	"\x06alarms\x18\x01 \x03(\v2\x16.holdfast.v1.DeadAlarmR\x06alarms\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x01\n" +
+	"\tDeadAlarm\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12*\n" +
+	"\x11scheduled_unix_ms\x18\x03 \x01(\x03R\x0fscheduledUnixMs\x12 \n" +
+	"\fdied_unix_ms\x18\x04 \x01(\x03R\n" +
+	"diedUnixMs\x12\x18\n" +
+	"\aretries\x18\x05 \x01(\rR\aretries\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05errorB\a\n" +
+	"\x05_name\"[\n" +
+	"\x11RearmAlarmRequest\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x12\x10\n" +
+	"\x02id\x18\x03 \x01(\tH\x00R\x02idB\b\n" +
+	"\x06object\"\x14\n" +
+	"\x12RearmAlarmResponse\"]\n" +
+	"\x13DiscardAlarmRequest\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x12\x10\n" +
+	"\x02id\x18\x03 \x01(\tH\x00R\x02idB\b\n" +
+	"\x06object\"\x16\n" +
+	"\x14DiscardAlarmResponse\"'\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"$\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
@@ -1318,13 +1978,19 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"#\n" +
 	"\x11DrainNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id2\xd8\x03\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id2\xa2\x06\n" +
 	"\x05Admin\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
 	"\vListObjects\x12\x1f.holdfast.v1.ListObjectsRequest\x1a .holdfast.v1.ListObjectsResponse\x12M\n" +
 	"\n" +
 	"ShowObject\x12\x1e.holdfast.v1.ShowObjectRequest\x1a\x1f.holdfast.v1.ShowObjectResponse\x12P\n" +
 	"\vEvictObject\x12\x1f.holdfast.v1.EvictObjectRequest\x1a .holdfast.v1.EvictObjectResponse\x12M\n" +
+	"\n" +
+	"ListAlarms\x12\x1e.holdfast.v1.ListAlarmsRequest\x1a\x1f.holdfast.v1.ListAlarmsResponse\x12U\n" +
+	"\x0eListDeadAlarms\x12\x1e.holdfast.v1.ListAlarmsRequest\x1a#.holdfast.v1.ListDeadAlarmsResponse\x12M\n" +
+	"\n" +
+	"RearmAlarm\x12\x1e.holdfast.v1.RearmAlarmRequest\x1a\x1f.holdfast.v1.RearmAlarmResponse\x12S\n" +
+	"\fDiscardAlarm\x12 .holdfast.v1.DiscardAlarmRequest\x1a!.holdfast.v1.DiscardAlarmResponse\x12M\n" +
 	"\n" +
 	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse\x12J\n" +
 	"\tDrainNode\x12\x1d.holdfast.v1.DrainNodeRequest\x1a\x1e.holdfast.v1.DrainNodeResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
@@ -1341,26 +2007,35 @@ func file_holdfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_admin_proto_rawDescData
 }
 
-var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_holdfast_v1_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),       // 0: holdfast.v1.StatusRequest
-	(*StatusResponse)(nil),      // 1: holdfast.v1.StatusResponse
-	(*Node)(nil),                // 2: holdfast.v1.Node
-	(*Addresses)(nil),           // 3: holdfast.v1.Addresses
-	(*Shard)(nil),               // 4: holdfast.v1.Shard
-	(*Class)(nil),               // 5: holdfast.v1.Class
-	(*ListObjectsRequest)(nil),  // 6: holdfast.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil), // 7: holdfast.v1.ListObjectsResponse
-	(*ObjectSummary)(nil),       // 8: holdfast.v1.ObjectSummary
-	(*ShowObjectRequest)(nil),   // 9: holdfast.v1.ShowObjectRequest
-	(*ShowObjectResponse)(nil),  // 10: holdfast.v1.ShowObjectResponse
-	(*Entry)(nil),               // 11: holdfast.v1.Entry
-	(*EvictObjectRequest)(nil),  // 12: holdfast.v1.EvictObjectRequest
-	(*EvictObjectResponse)(nil), // 13: holdfast.v1.EvictObjectResponse
-	(*RemoveNodeRequest)(nil),   // 14: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),  // 15: holdfast.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),    // 16: holdfast.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),   // 17: holdfast.v1.DrainNodeResponse
+	(*StatusRequest)(nil),          // 0: holdfast.v1.StatusRequest
+	(*StatusResponse)(nil),         // 1: holdfast.v1.StatusResponse
+	(*Node)(nil),                   // 2: holdfast.v1.Node
+	(*Addresses)(nil),              // 3: holdfast.v1.Addresses
+	(*Shard)(nil),                  // 4: holdfast.v1.Shard
+	(*Class)(nil),                  // 5: holdfast.v1.Class
+	(*ListObjectsRequest)(nil),     // 6: holdfast.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),    // 7: holdfast.v1.ListObjectsResponse
+	(*ObjectSummary)(nil),          // 8: holdfast.v1.ObjectSummary
+	(*ShowObjectRequest)(nil),      // 9: holdfast.v1.ShowObjectRequest
+	(*ShowObjectResponse)(nil),     // 10: holdfast.v1.ShowObjectResponse
+	(*Entry)(nil),                  // 11: holdfast.v1.Entry
+	(*EvictObjectRequest)(nil),     // 12: holdfast.v1.EvictObjectRequest
+	(*EvictObjectResponse)(nil),    // 13: holdfast.v1.EvictObjectResponse
+	(*ListAlarmsRequest)(nil),      // 14: holdfast.v1.ListAlarmsRequest
+	(*ListAlarmsResponse)(nil),     // 15: holdfast.v1.ListAlarmsResponse
+	(*PendingAlarm)(nil),           // 16: holdfast.v1.PendingAlarm
+	(*ListDeadAlarmsResponse)(nil), // 17: holdfast.v1.ListDeadAlarmsResponse
+	(*DeadAlarm)(nil),              // 18: holdfast.v1.DeadAlarm
+	(*RearmAlarmRequest)(nil),      // 19: holdfast.v1.RearmAlarmRequest
+	(*RearmAlarmResponse)(nil),     // 20: holdfast.v1.RearmAlarmResponse
+	(*DiscardAlarmRequest)(nil),    // 21: holdfast.v1.DiscardAlarmRequest
+	(*DiscardAlarmResponse)(nil),   // 22: holdfast.v1.DiscardAlarmResponse
+	(*RemoveNodeRequest)(nil),      // 23: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 24: holdfast.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),       // 25: holdfast.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),      // 26: holdfast.v1.DrainNodeResponse
 }
 var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.Node
@@ -1369,23 +2044,34 @@ var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	3,  // 3: holdfast.v1.Node.addresses:type_name -> holdfast.v1.Addresses
 	8,  // 4: holdfast.v1.ListObjectsResponse.objects:type_name -> holdfast.v1.ObjectSummary
 	11, // 5: holdfast.v1.ShowObjectResponse.entries:type_name -> holdfast.v1.Entry
-	0,  // 6: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
-	6,  // 7: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
-	9,  // 8: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
-	12, // 9: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
-	14, // 10: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
-	16, // 11: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
-	1,  // 12: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
-	7,  // 13: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
-	10, // 14: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
-	13, // 15: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
-	15, // 16: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
-	17, // 17: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	18, // 6: holdfast.v1.ShowObjectResponse.dead_alarm:type_name -> holdfast.v1.DeadAlarm
+	16, // 7: holdfast.v1.ListAlarmsResponse.alarms:type_name -> holdfast.v1.PendingAlarm
+	18, // 8: holdfast.v1.ListDeadAlarmsResponse.alarms:type_name -> holdfast.v1.DeadAlarm
+	0,  // 9: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
+	6,  // 10: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
+	9,  // 11: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
+	12, // 12: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
+	14, // 13: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	14, // 14: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	19, // 15: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
+	21, // 16: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
+	23, // 17: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
+	25, // 18: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
+	1,  // 19: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
+	7,  // 20: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
+	10, // 21: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
+	13, // 22: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
+	15, // 23: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
+	17, // 24: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
+	20, // 25: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
+	22, // 26: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
+	24, // 27: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	26, // 28: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
+	19, // [19:29] is the sub-list for method output_type
+	9,  // [9:19] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_admin_proto_init() }
@@ -1403,13 +2089,23 @@ func file_holdfast_v1_admin_proto_init() {
 		(*EvictObjectRequest_Name)(nil),
 		(*EvictObjectRequest_Id)(nil),
 	}
+	file_holdfast_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[18].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[19].OneofWrappers = []any{
+		(*RearmAlarmRequest_Name)(nil),
+		(*RearmAlarmRequest_Id)(nil),
+	}
+	file_holdfast_v1_admin_proto_msgTypes[21].OneofWrappers = []any{
+		(*DiscardAlarmRequest_Name)(nil),
+		(*DiscardAlarmRequest_Id)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_admin_proto_rawDesc), len(file_holdfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

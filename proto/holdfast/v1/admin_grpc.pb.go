@@ -19,12 +19,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName      = "/holdfast.v1.Admin/Status"
-	Admin_ListObjects_FullMethodName = "/holdfast.v1.Admin/ListObjects"
-	Admin_ShowObject_FullMethodName  = "/holdfast.v1.Admin/ShowObject"
-	Admin_EvictObject_FullMethodName = "/holdfast.v1.Admin/EvictObject"
-	Admin_RemoveNode_FullMethodName  = "/holdfast.v1.Admin/RemoveNode"
-	Admin_DrainNode_FullMethodName   = "/holdfast.v1.Admin/DrainNode"
+	Admin_Status_FullMethodName         = "/holdfast.v1.Admin/Status"
+	Admin_ListObjects_FullMethodName    = "/holdfast.v1.Admin/ListObjects"
+	Admin_ShowObject_FullMethodName     = "/holdfast.v1.Admin/ShowObject"
+	Admin_EvictObject_FullMethodName    = "/holdfast.v1.Admin/EvictObject"
+	Admin_ListAlarms_FullMethodName     = "/holdfast.v1.Admin/ListAlarms"
+	Admin_ListDeadAlarms_FullMethodName = "/holdfast.v1.Admin/ListDeadAlarms"
+	Admin_RearmAlarm_FullMethodName     = "/holdfast.v1.Admin/RearmAlarm"
+	Admin_DiscardAlarm_FullMethodName   = "/holdfast.v1.Admin/DiscardAlarm"
+	Admin_RemoveNode_FullMethodName     = "/holdfast.v1.Admin/RemoveNode"
+	Admin_DrainNode_FullMethodName      = "/holdfast.v1.Admin/DrainNode"
 )
 
 // AdminClient is the client API for Admin service.
@@ -42,6 +46,16 @@ type AdminClient interface {
 	ShowObject(ctx context.Context, in *ShowObjectRequest, opts ...grpc.CallOption) (*ShowObjectResponse, error)
 	// EvictObject drops one object from memory between two events; its next call loads it again.
 	EvictObject(ctx context.Context, in *EvictObjectRequest, opts ...grpc.CallOption) (*EvictObjectResponse, error)
+	// ListAlarms pages through the pending alarms of a class. The order is by shard, then by time.
+	ListAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListAlarmsResponse, error)
+	// ListDeadAlarms pages through the alarms of a class that were given up after their last retry. The
+	// order is by shard, then by id.
+	ListDeadAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListDeadAlarmsResponse, error)
+	// RearmAlarm sets a dead alarm again, to run at once as if it had never failed. An object that has
+	// another alarm pending keeps that one, and the call fails.
+	RearmAlarm(ctx context.Context, in *RearmAlarmRequest, opts ...grpc.CallOption) (*RearmAlarmResponse, error)
+	// DiscardAlarm forgets a dead alarm.
+	DiscardAlarm(ctx context.Context, in *DiscardAlarmRequest, opts ...grpc.CallOption) (*DiscardAlarmResponse, error)
 	// RemoveNode moves every replica off a node and then bars it for good. It returns when the
 	// removal is recorded; Status shows how far it is.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
@@ -99,6 +113,46 @@ func (c *adminClient) EvictObject(ctx context.Context, in *EvictObjectRequest, o
 	return out, nil
 }
 
+func (c *adminClient) ListAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListAlarmsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAlarmsResponse)
+	err := c.cc.Invoke(ctx, Admin_ListAlarms_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) ListDeadAlarms(ctx context.Context, in *ListAlarmsRequest, opts ...grpc.CallOption) (*ListDeadAlarmsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeadAlarmsResponse)
+	err := c.cc.Invoke(ctx, Admin_ListDeadAlarms_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) RearmAlarm(ctx context.Context, in *RearmAlarmRequest, opts ...grpc.CallOption) (*RearmAlarmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RearmAlarmResponse)
+	err := c.cc.Invoke(ctx, Admin_RearmAlarm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DiscardAlarm(ctx context.Context, in *DiscardAlarmRequest, opts ...grpc.CallOption) (*DiscardAlarmResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardAlarmResponse)
+	err := c.cc.Invoke(ctx, Admin_DiscardAlarm_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNodeResponse)
@@ -134,6 +188,16 @@ type AdminServer interface {
 	ShowObject(context.Context, *ShowObjectRequest) (*ShowObjectResponse, error)
 	// EvictObject drops one object from memory between two events; its next call loads it again.
 	EvictObject(context.Context, *EvictObjectRequest) (*EvictObjectResponse, error)
+	// ListAlarms pages through the pending alarms of a class. The order is by shard, then by time.
+	ListAlarms(context.Context, *ListAlarmsRequest) (*ListAlarmsResponse, error)
+	// ListDeadAlarms pages through the alarms of a class that were given up after their last retry. The
+	// order is by shard, then by id.
+	ListDeadAlarms(context.Context, *ListAlarmsRequest) (*ListDeadAlarmsResponse, error)
+	// RearmAlarm sets a dead alarm again, to run at once as if it had never failed. An object that has
+	// another alarm pending keeps that one, and the call fails.
+	RearmAlarm(context.Context, *RearmAlarmRequest) (*RearmAlarmResponse, error)
+	// DiscardAlarm forgets a dead alarm.
+	DiscardAlarm(context.Context, *DiscardAlarmRequest) (*DiscardAlarmResponse, error)
 	// RemoveNode moves every replica off a node and then bars it for good. It returns when the
 	// removal is recorded; Status shows how far it is.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
@@ -162,6 +226,18 @@ func (UnimplementedAdminServer) ShowObject(context.Context, *ShowObjectRequest) 
 }
 func (UnimplementedAdminServer) EvictObject(context.Context, *EvictObjectRequest) (*EvictObjectResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EvictObject not implemented")
+}
+func (UnimplementedAdminServer) ListAlarms(context.Context, *ListAlarmsRequest) (*ListAlarmsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAlarms not implemented")
+}
+func (UnimplementedAdminServer) ListDeadAlarms(context.Context, *ListAlarmsRequest) (*ListDeadAlarmsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDeadAlarms not implemented")
+}
+func (UnimplementedAdminServer) RearmAlarm(context.Context, *RearmAlarmRequest) (*RearmAlarmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RearmAlarm not implemented")
+}
+func (UnimplementedAdminServer) DiscardAlarm(context.Context, *DiscardAlarmRequest) (*DiscardAlarmResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardAlarm not implemented")
 }
 func (UnimplementedAdminServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
@@ -262,6 +338,78 @@ func _Admin_EvictObject_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ListAlarms_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAlarmsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListAlarms(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListAlarms_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListAlarms(ctx, req.(*ListAlarmsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_ListDeadAlarms_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAlarmsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListDeadAlarms(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListDeadAlarms_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListDeadAlarms(ctx, req.(*ListAlarmsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_RearmAlarm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RearmAlarmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RearmAlarm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RearmAlarm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RearmAlarm(ctx, req.(*RearmAlarmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DiscardAlarm_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardAlarmRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DiscardAlarm(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DiscardAlarm_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DiscardAlarm(ctx, req.(*DiscardAlarmRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveNodeRequest)
 	if err := dec(in); err != nil {
@@ -320,6 +468,22 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EvictObject",
 			Handler:    _Admin_EvictObject_Handler,
+		},
+		{
+			MethodName: "ListAlarms",
+			Handler:    _Admin_ListAlarms_Handler,
+		},
+		{
+			MethodName: "ListDeadAlarms",
+			Handler:    _Admin_ListDeadAlarms_Handler,
+		},
+		{
+			MethodName: "RearmAlarm",
+			Handler:    _Admin_RearmAlarm_Handler,
+		},
+		{
+			MethodName: "DiscardAlarm",
+			Handler:    _Admin_DiscardAlarm_Handler,
 		},
 		{
 			MethodName: "RemoveNode",

@@ -4,6 +4,7 @@ package classes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -146,4 +147,104 @@ func (b *box) Hold(ctx context.Context, req *classesv1.HoldRequest) (*classesv1.
 	case <-t.C:
 		return &classesv1.KeysResponse{Keys: held + 1}, nil
 	}
+}
+
+// Bell describes the class Bell. Its alarms die after two retries.
+func Bell() actor.Class {
+	c := actor.NewClass("Bell", &classesv1.Bell_ServiceDesc, func(s *actor.State) classesv1.BellServer {
+		return &bell{state: s, storage: s.Storage()}
+	})
+	c.Alarms = actor.AlarmPolicy{Retries: 2, RetryDelay: 50 * time.Millisecond}
+	return c
+}
+
+type bell struct {
+	classesv1.UnimplementedBellServer
+
+	state   *actor.State
+	storage *actor.Storage
+}
+
+// What a bell stores: what is left to do, and each ring under a key of its own.
+const (
+	planKey    = "plan"
+	ringPrefix = "ring/"
+)
+
+type plan struct {
+	Failures, Repeats int32
+	Every             int64
+}
+
+// Set implements classesv1.BellServer.
+func (b *bell) Set(_ context.Context, req *classesv1.SetBellRequest) (*classesv1.BellState, error) {
+	if err := actor.Put(b.storage, planKey, plan{req.GetFailures(), req.GetRepeats(), req.GetEveryMs()}); err != nil {
+		return nil, err
+	}
+	if err := b.state.SetAlarm(time.Now().Add(time.Duration(req.GetAfterMs()) * time.Millisecond)); err != nil {
+		return nil, err
+	}
+	return b.read()
+}
+
+// Rings implements classesv1.BellServer.
+func (b *bell) Rings(context.Context, *classesv1.GetRequest) (*classesv1.BellState, error) {
+	return b.read()
+}
+
+func (b *bell) read() (*classesv1.BellState, error) {
+	s := &classesv1.BellState{}
+	at, ok, err := b.state.Alarm()
+	if err != nil {
+		return nil, err
+	}
+	if ok {
+		s.AlarmMs = at.UnixMilli()
+	}
+	for entry, err := range b.storage.List(actor.ListOptions{Prefix: ringPrefix}) {
+		if err != nil {
+			return nil, err
+		}
+		ring := &classesv1.Ring{}
+		if err := entry.Decode(ring); err != nil {
+			return nil, err
+		}
+		s.Rings = append(s.Rings, ring)
+	}
+	return s, nil
+}
+
+var errCracked = errors.New("the bell is cracked")
+
+// Alarm implements actor.Alarmer.
+func (b *bell) Alarm(_ context.Context, info actor.AlarmInfo) error {
+	began := time.Now()
+	p, _, err := actor.Get[plan](b.storage, planKey)
+	if err != nil {
+		return err
+	}
+	s, err := b.read()
+	if err != nil {
+		return err
+	}
+	fails, repeats := p.Failures > 0, p.Repeats > 0
+	if fails {
+		p.Failures--
+	} else if repeats {
+		p.Repeats--
+	}
+	if err := actor.Put(b.storage, planKey, p); err != nil {
+		return err
+	}
+	if fails {
+		return errCracked
+	}
+	ring := &classesv1.Ring{ScheduledMs: info.ScheduledTime.UnixMilli(), BeganMs: began.UnixMilli(), RetryCount: int32(info.RetryCount)}
+	if err := actor.Put(b.storage, fmt.Sprintf("%s%06d", ringPrefix, len(s.GetRings())), ring); err != nil {
+		return err
+	}
+	if repeats {
+		return b.state.SetAlarm(began.Add(time.Duration(p.Every) * time.Millisecond))
+	}
+	return nil
 }

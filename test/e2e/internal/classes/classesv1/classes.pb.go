@@ -490,6 +490,192 @@ func (x *KeysResponse) GetKeys() int32 {
 	return 0
 }
 
+type SetBellRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the alarm is due, from now.
+	AfterMs int64 `protobuf:"varint,1,opt,name=after_ms,json=afterMs,proto3" json:"after_ms,omitempty"`
+	// How many of its runs fail.
+	Failures int32 `protobuf:"varint,2,opt,name=failures,proto3" json:"failures,omitempty"`
+	// How often it is set again, to this long after each run.
+	Repeats       int32 `protobuf:"varint,3,opt,name=repeats,proto3" json:"repeats,omitempty"`
+	EveryMs       int64 `protobuf:"varint,4,opt,name=every_ms,json=everyMs,proto3" json:"every_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetBellRequest) Reset() {
+	*x = SetBellRequest{}
+	mi := &file_classes_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetBellRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetBellRequest) ProtoMessage() {}
+
+func (x *SetBellRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_classes_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetBellRequest.ProtoReflect.Descriptor instead.
+func (*SetBellRequest) Descriptor() ([]byte, []int) {
+	return file_classes_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SetBellRequest) GetAfterMs() int64 {
+	if x != nil {
+		return x.AfterMs
+	}
+	return 0
+}
+
+func (x *SetBellRequest) GetFailures() int32 {
+	if x != nil {
+		return x.Failures
+	}
+	return 0
+}
+
+func (x *SetBellRequest) GetRepeats() int32 {
+	if x != nil {
+		return x.Repeats
+	}
+	return 0
+}
+
+func (x *SetBellRequest) GetEveryMs() int64 {
+	if x != nil {
+		return x.EveryMs
+	}
+	return 0
+}
+
+// BellState is what a bell has stored.
+type BellState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rings []*Ring                `protobuf:"bytes,1,rep,name=rings,proto3" json:"rings,omitempty"`
+	// Unix milliseconds; 0 when none is set.
+	AlarmMs       int64 `protobuf:"varint,2,opt,name=alarm_ms,json=alarmMs,proto3" json:"alarm_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BellState) Reset() {
+	*x = BellState{}
+	mi := &file_classes_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BellState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BellState) ProtoMessage() {}
+
+func (x *BellState) ProtoReflect() protoreflect.Message {
+	mi := &file_classes_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BellState.ProtoReflect.Descriptor instead.
+func (*BellState) Descriptor() ([]byte, []int) {
+	return file_classes_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *BellState) GetRings() []*Ring {
+	if x != nil {
+		return x.Rings
+	}
+	return nil
+}
+
+func (x *BellState) GetAlarmMs() int64 {
+	if x != nil {
+		return x.AlarmMs
+	}
+	return 0
+}
+
+// Ring is one run of the alarm that took effect. Times are Unix milliseconds by the owner's clock.
+type Ring struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ScheduledMs   int64                  `protobuf:"varint,1,opt,name=scheduled_ms,json=scheduledMs,proto3" json:"scheduled_ms,omitempty"`
+	BeganMs       int64                  `protobuf:"varint,2,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`
+	RetryCount    int32                  `protobuf:"varint,3,opt,name=retry_count,json=retryCount,proto3" json:"retry_count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ring) Reset() {
+	*x = Ring{}
+	mi := &file_classes_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ring) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ring) ProtoMessage() {}
+
+func (x *Ring) ProtoReflect() protoreflect.Message {
+	mi := &file_classes_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ring.ProtoReflect.Descriptor instead.
+func (*Ring) Descriptor() ([]byte, []int) {
+	return file_classes_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Ring) GetScheduledMs() int64 {
+	if x != nil {
+		return x.ScheduledMs
+	}
+	return 0
+}
+
+func (x *Ring) GetBeganMs() int64 {
+	if x != nil {
+		return x.BeganMs
+	}
+	return 0
+}
+
+func (x *Ring) GetRetryCount() int32 {
+	if x != nil {
+		return x.RetryCount
+	}
+	return 0
+}
+
 var File_classes_proto protoreflect.FileDescriptor
 
 const file_classes_proto_rawDesc = "" +
@@ -521,7 +707,20 @@ const file_classes_proto_rawDesc = "" +
 	"\bstubborn\x18\x02 \x01(\bR\bstubborn\"\r\n" +
 	"\vKeysRequest\"\"\n" +
 	"\fKeysResponse\x12\x12\n" +
-	"\x04keys\x18\x01 \x01(\x05R\x04keys2\xe8\x01\n" +
+	"\x04keys\x18\x01 \x01(\x05R\x04keys\"|\n" +
+	"\x0eSetBellRequest\x12\x19\n" +
+	"\bafter_ms\x18\x01 \x01(\x03R\aafterMs\x12\x1a\n" +
+	"\bfailures\x18\x02 \x01(\x05R\bfailures\x12\x18\n" +
+	"\arepeats\x18\x03 \x01(\x05R\arepeats\x12\x19\n" +
+	"\bevery_ms\x18\x04 \x01(\x03R\aeveryMs\"T\n" +
+	"\tBellState\x12,\n" +
+	"\x05rings\x18\x01 \x03(\v2\x16.holdfast.test.v1.RingR\x05rings\x12\x19\n" +
+	"\balarm_ms\x18\x02 \x01(\x03R\aalarmMs\"e\n" +
+	"\x04Ring\x12!\n" +
+	"\fscheduled_ms\x18\x01 \x01(\x03R\vscheduledMs\x12\x19\n" +
+	"\bbegan_ms\x18\x02 \x01(\x03R\abeganMs\x12\x1f\n" +
+	"\vretry_count\x18\x03 \x01(\x05R\n" +
+	"retryCount2\xe8\x01\n" +
 	"\bRegister\x12<\n" +
 	"\x03Get\x12\x1c.holdfast.test.v1.GetRequest\x1a\x17.holdfast.test.v1.State\x12<\n" +
 	"\x03Add\x12\x1c.holdfast.test.v1.AddRequest\x1a\x17.holdfast.test.v1.State\x12`\n" +
@@ -531,7 +730,10 @@ const file_classes_proto_rawDesc = "" +
 	"\x04Keys\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponse\x12J\n" +
 	"\x05Watch\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponse(\x010\x01\x12F\n" +
 	"\x05Panic\x12\x1d.holdfast.test.v1.KeysRequest\x1a\x1e.holdfast.test.v1.KeysResponse\x12E\n" +
-	"\x04Hold\x12\x1d.holdfast.test.v1.HoldRequest\x1a\x1e.holdfast.test.v1.KeysResponseBOZMgithub.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1;classesv1b\x06proto3"
+	"\x04Hold\x12\x1d.holdfast.test.v1.HoldRequest\x1a\x1e.holdfast.test.v1.KeysResponse2\x90\x01\n" +
+	"\x04Bell\x12D\n" +
+	"\x03Set\x12 .holdfast.test.v1.SetBellRequest\x1a\x1b.holdfast.test.v1.BellState\x12B\n" +
+	"\x05Rings\x12\x1c.holdfast.test.v1.GetRequest\x1a\x1b.holdfast.test.v1.BellStateBOZMgithub.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1;classesv1b\x06proto3"
 
 var (
 	file_classes_proto_rawDescOnce sync.Once
@@ -545,7 +747,7 @@ func file_classes_proto_rawDescGZIP() []byte {
 	return file_classes_proto_rawDescData
 }
 
-var file_classes_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_classes_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_classes_proto_goTypes = []any{
 	(*State)(nil),                 // 0: holdfast.test.v1.State
 	(*GetRequest)(nil),            // 1: holdfast.test.v1.GetRequest
@@ -557,30 +759,38 @@ var file_classes_proto_goTypes = []any{
 	(*HoldRequest)(nil),           // 7: holdfast.test.v1.HoldRequest
 	(*KeysRequest)(nil),           // 8: holdfast.test.v1.KeysRequest
 	(*KeysResponse)(nil),          // 9: holdfast.test.v1.KeysResponse
+	(*SetBellRequest)(nil),        // 10: holdfast.test.v1.SetBellRequest
+	(*BellState)(nil),             // 11: holdfast.test.v1.BellState
+	(*Ring)(nil),                  // 12: holdfast.test.v1.Ring
 }
 var file_classes_proto_depIdxs = []int32{
-	0, // 0: holdfast.test.v1.CompareAndSetResponse.state:type_name -> holdfast.test.v1.State
-	1, // 1: holdfast.test.v1.Register.Get:input_type -> holdfast.test.v1.GetRequest
-	2, // 2: holdfast.test.v1.Register.Add:input_type -> holdfast.test.v1.AddRequest
-	3, // 3: holdfast.test.v1.Register.CompareAndSet:input_type -> holdfast.test.v1.CompareAndSetRequest
-	5, // 4: holdfast.test.v1.Box.Put:input_type -> holdfast.test.v1.PutRequest
-	8, // 5: holdfast.test.v1.Box.Keys:input_type -> holdfast.test.v1.KeysRequest
-	8, // 6: holdfast.test.v1.Box.Watch:input_type -> holdfast.test.v1.KeysRequest
-	8, // 7: holdfast.test.v1.Box.Panic:input_type -> holdfast.test.v1.KeysRequest
-	7, // 8: holdfast.test.v1.Box.Hold:input_type -> holdfast.test.v1.HoldRequest
-	0, // 9: holdfast.test.v1.Register.Get:output_type -> holdfast.test.v1.State
-	0, // 10: holdfast.test.v1.Register.Add:output_type -> holdfast.test.v1.State
-	4, // 11: holdfast.test.v1.Register.CompareAndSet:output_type -> holdfast.test.v1.CompareAndSetResponse
-	6, // 12: holdfast.test.v1.Box.Put:output_type -> holdfast.test.v1.PutResponse
-	9, // 13: holdfast.test.v1.Box.Keys:output_type -> holdfast.test.v1.KeysResponse
-	9, // 14: holdfast.test.v1.Box.Watch:output_type -> holdfast.test.v1.KeysResponse
-	9, // 15: holdfast.test.v1.Box.Panic:output_type -> holdfast.test.v1.KeysResponse
-	9, // 16: holdfast.test.v1.Box.Hold:output_type -> holdfast.test.v1.KeysResponse
-	9, // [9:17] is the sub-list for method output_type
-	1, // [1:9] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	0,  // 0: holdfast.test.v1.CompareAndSetResponse.state:type_name -> holdfast.test.v1.State
+	12, // 1: holdfast.test.v1.BellState.rings:type_name -> holdfast.test.v1.Ring
+	1,  // 2: holdfast.test.v1.Register.Get:input_type -> holdfast.test.v1.GetRequest
+	2,  // 3: holdfast.test.v1.Register.Add:input_type -> holdfast.test.v1.AddRequest
+	3,  // 4: holdfast.test.v1.Register.CompareAndSet:input_type -> holdfast.test.v1.CompareAndSetRequest
+	5,  // 5: holdfast.test.v1.Box.Put:input_type -> holdfast.test.v1.PutRequest
+	8,  // 6: holdfast.test.v1.Box.Keys:input_type -> holdfast.test.v1.KeysRequest
+	8,  // 7: holdfast.test.v1.Box.Watch:input_type -> holdfast.test.v1.KeysRequest
+	8,  // 8: holdfast.test.v1.Box.Panic:input_type -> holdfast.test.v1.KeysRequest
+	7,  // 9: holdfast.test.v1.Box.Hold:input_type -> holdfast.test.v1.HoldRequest
+	10, // 10: holdfast.test.v1.Bell.Set:input_type -> holdfast.test.v1.SetBellRequest
+	1,  // 11: holdfast.test.v1.Bell.Rings:input_type -> holdfast.test.v1.GetRequest
+	0,  // 12: holdfast.test.v1.Register.Get:output_type -> holdfast.test.v1.State
+	0,  // 13: holdfast.test.v1.Register.Add:output_type -> holdfast.test.v1.State
+	4,  // 14: holdfast.test.v1.Register.CompareAndSet:output_type -> holdfast.test.v1.CompareAndSetResponse
+	6,  // 15: holdfast.test.v1.Box.Put:output_type -> holdfast.test.v1.PutResponse
+	9,  // 16: holdfast.test.v1.Box.Keys:output_type -> holdfast.test.v1.KeysResponse
+	9,  // 17: holdfast.test.v1.Box.Watch:output_type -> holdfast.test.v1.KeysResponse
+	9,  // 18: holdfast.test.v1.Box.Panic:output_type -> holdfast.test.v1.KeysResponse
+	9,  // 19: holdfast.test.v1.Box.Hold:output_type -> holdfast.test.v1.KeysResponse
+	11, // 20: holdfast.test.v1.Bell.Set:output_type -> holdfast.test.v1.BellState
+	11, // 21: holdfast.test.v1.Bell.Rings:output_type -> holdfast.test.v1.BellState
+	12, // [12:22] is the sub-list for method output_type
+	2,  // [2:12] is the sub-list for method input_type
+	2,  // [2:2] is the sub-list for extension type_name
+	2,  // [2:2] is the sub-list for extension extendee
+	0,  // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_classes_proto_init() }
@@ -594,9 +804,9 @@ func file_classes_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_classes_proto_rawDesc), len(file_classes_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   13,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   3,
 		},
 		GoTypes:           file_classes_proto_goTypes,
 		DependencyIndexes: file_classes_proto_depIdxs,

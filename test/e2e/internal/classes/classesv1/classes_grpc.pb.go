@@ -454,3 +454,147 @@ var Box_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "classes.proto",
 }
+
+const (
+	Bell_Set_FullMethodName   = "/holdfast.test.v1.Bell/Set"
+	Bell_Rings_FullMethodName = "/holdfast.test.v1.Bell/Rings"
+)
+
+// BellClient is the client API for Bell service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Bell rings when its alarm runs.
+type BellClient interface {
+	Set(ctx context.Context, in *SetBellRequest, opts ...grpc.CallOption) (*BellState, error)
+	Rings(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*BellState, error)
+}
+
+type bellClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewBellClient(cc grpc.ClientConnInterface) BellClient {
+	return &bellClient{cc}
+}
+
+func (c *bellClient) Set(ctx context.Context, in *SetBellRequest, opts ...grpc.CallOption) (*BellState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BellState)
+	err := c.cc.Invoke(ctx, Bell_Set_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *bellClient) Rings(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*BellState, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BellState)
+	err := c.cc.Invoke(ctx, Bell_Rings_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// BellServer is the server API for Bell service.
+// All implementations must embed UnimplementedBellServer
+// for forward compatibility.
+//
+// Bell rings when its alarm runs.
+type BellServer interface {
+	Set(context.Context, *SetBellRequest) (*BellState, error)
+	Rings(context.Context, *GetRequest) (*BellState, error)
+	mustEmbedUnimplementedBellServer()
+}
+
+// UnimplementedBellServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedBellServer struct{}
+
+func (UnimplementedBellServer) Set(context.Context, *SetBellRequest) (*BellState, error) {
+	return nil, status.Error(codes.Unimplemented, "method Set not implemented")
+}
+func (UnimplementedBellServer) Rings(context.Context, *GetRequest) (*BellState, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rings not implemented")
+}
+func (UnimplementedBellServer) mustEmbedUnimplementedBellServer() {}
+func (UnimplementedBellServer) testEmbeddedByValue()              {}
+
+// UnsafeBellServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to BellServer will
+// result in compilation errors.
+type UnsafeBellServer interface {
+	mustEmbedUnimplementedBellServer()
+}
+
+func RegisterBellServer(s grpc.ServiceRegistrar, srv BellServer) {
+	// If the following call panics, it indicates UnimplementedBellServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Bell_ServiceDesc, srv)
+}
+
+func _Bell_Set_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetBellRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BellServer).Set(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Bell_Set_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BellServer).Set(ctx, req.(*SetBellRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Bell_Rings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BellServer).Rings(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Bell_Rings_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BellServer).Rings(ctx, req.(*GetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// Bell_ServiceDesc is the grpc.ServiceDesc for Bell service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Bell_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "holdfast.test.v1.Bell",
+	HandlerType: (*BellServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Set",
+			Handler:    _Bell_Set_Handler,
+		},
+		{
+			MethodName: "Rings",
+			Handler:    _Bell_Rings_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
+	Metadata: "classes.proto",
+}
