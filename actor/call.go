@@ -35,6 +35,8 @@ type Call struct {
 	RequestID string
 	// Deadline ends the call; zero: never.
 	Deadline time.Time
+	// Chain are the events that wait for the call, when an object has made it.
+	Chain []Link
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 

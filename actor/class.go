@@ -10,6 +10,9 @@ import (
 // DefaultIdleTimeout is how long an object stays in memory without an event.
 const DefaultIdleTimeout = 10 * time.Second
 
+// ReservedPrefix begins the names of classes that only the cluster itself calls.
+const ReservedPrefix = "holdfast."
+
 // Class is a type of object: a gRPC service whose implementation is made anew for each object.
 // Make one with NewClass.
 type Class struct {

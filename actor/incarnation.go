@@ -23,6 +23,8 @@ type incarnation struct {
 	// turn sees to it that nobody waits for it; when the incarnation is over there are no turns, and
 	// it keeps apart those handlers that have not returned.
 	code sync.Mutex
+	// closing is held while a segment is closed: goroutines of one handler may call others at once.
+	closing sync.Mutex
 
 	// Of the turn.
 	impl      any
@@ -84,7 +86,9 @@ func (o *object) load(e *event) (*incarnation, error) {
 // is running. The error is one of reading; nothing has run then.
 func (i *incarnation) run(e *event) error {
 	if e.call.Named && i.state.name == nil { // Until now it was only ever called by id.
+		i.mu.Lock() // Calls that others make in a Yield name the object.
 		i.state.name = cloneName(e.call)
+		i.mu.Unlock()
 	}
 	var result Result
 	ran := false
@@ -180,6 +184,14 @@ func (i *incarnation) die(d death) {
 // close closes the open segment of the event that has the turn and puts the event, or a barrier, at
 // the output gate. An error says that it did not. result is the event's, nil for a barrier.
 func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, sole bool) gate) error {
+	i.closing.Lock()
+	defer i.closing.Unlock()
+	i.mu.Lock()
+	err := i.holds(e)
+	i.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	record, wrote, err := i.recordOps()
 	identified := e.call.RequestID != "" && i.exists
 	if identified && result != nil && e.claim.made {
@@ -188,9 +200,9 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	log := i.shard.manager.log
 	sole := err == nil && wrote != confirmedWrites && log.ConfirmNow(i.shard.id, i.term)
 	i.mu.Lock()
-	switch {
-	case e.over:
-		err = i.over
+	switch held := i.holds(e); {
+	case held != nil:
+		err = held
 	case err == nil && wrote != noWrites && i.shard.full.Load():
 		err = errFull(e)
 	}

@@ -45,6 +45,8 @@ const (
 //     on, in vain.
 //   - An event that may have had an effect, by a segment or by what it did behind the gate, is never
 //     told that it did not run.
+//   - A call that would wait for an event that waits for it is refused: while that one has the turn, or
+//     is in a critical section, it never runs.
 //   - When ownership is lost, nothing gets out any more (P1).
 type machine struct {
 	// Of the current incarnation; alive is false before the first and between two.
@@ -90,6 +92,8 @@ type event struct {
 	depth int
 	// over says that its incarnation ended before it returned.
 	over bool
+	// number tells it from all other events, once it has called another object; 0 before.
+	number uint64
 
 	// followers have the same request id, and are answered with it.
 	followers []*Call
@@ -148,10 +152,21 @@ func (m *machine) deliver(c *Call) error {
 		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d events wait", MailboxEventsMax)
 	case m.mailboxBytes+c.bytes() > MailboxBytesMax:
 		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d bytes wait", MailboxBytesMax)
+	case m.waitsFor(c):
+		return errCycle(c)
 	}
 	m.mailbox = append(m.mailbox, c)
 	m.mailboxBytes += c.bytes()
 	return nil
+}
+
+// waitsFor says that the object waits for the call, or for one that does, and lets no other event run
+// meanwhile.
+func (m *machine) waitsFor(c *Call) bool {
+	waits := func(e *event) bool {
+		return e != nil && e.number != 0 && slices.ContainsFunc(c.Chain, func(l Link) bool { return l.Event == e.number })
+	}
+	return waits(m.running) || waits(m.critical)
 }
 
 // settled says that each proposed segment is readable or refused.
@@ -292,6 +307,12 @@ func (m *machine) barrier(fn func(error), wrote writes, sole bool) gate {
 	}
 	m.propose(&w)
 	return m.lock(w)
+}
+
+// outside is a barrier of an event that has given up its turn: fn is told when all that the object has
+// written is durable and this node still the owner.
+func (m *machine) outside(e *event, fn func(error), sole bool) gate {
+	return m.wait(sole, waiter{e: e, barrier: fn})
 }
 
 // propose gives what is about to be put at the gate a segment of its own.

@@ -41,6 +41,8 @@ type Config struct {
 	Shards  int
 	Classes []Class
 	Logger  *slog.Logger
+	// Caller takes the calls that objects make; nil: they can make none.
+	Caller Caller
 	// QueuedBytesMax bounds the calls that are waiting or running on this node: default 256 MiB.
 	QueuedBytesMax int64
 	// IdleTimeout overrides every class's, for tests.
@@ -95,6 +97,9 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Caller == nil {
+		cfg.Caller = noCaller{}
 	}
 	if cfg.QueuedBytesMax == 0 {
 		cfg.QueuedBytesMax = 256 << 20

@@ -210,7 +210,7 @@ func expired(call *Call) error {
 // ownError is what a handler returned, as its own. When it passes on what another call was refused
 // with, that one did not run, but this one did: it must not be taken for a refusal.
 func ownError(err error) error {
-	if reason := fault.ReasonOf(err); !reason.Retryable() && reason != fault.DiskFull {
+	if reason := fault.ReasonOf(err); !reason.Retryable() && reason != fault.DiskFull && reason != fault.Overloaded {
 		return err
 	}
 	return status.Error(status.Code(err), status.Convert(err).Message())

@@ -168,7 +168,7 @@ func (n *Node) build() error {
 	memory := memoryLimit(n.cfg.MemoryLimit)
 	classes := append([]actor.Class{system.Class()}, n.cfg.Classes...)
 	n.manager, err = actor.NewManager(actor.Config{
-		Shards: n.id.Shards, Classes: classes, Logger: n.log, QueuedBytesMax: memory / 4, Now: n.cfg.Now,
+		Shards: n.id.Shards, Classes: classes, Logger: n.log, Caller: objectCalls{n}, QueuedBytesMax: memory / 4, Now: n.cfg.Now,
 	})
 	if err != nil {
 		return err

@@ -44,6 +44,14 @@ func (h hostLog) Confirm(shard placement.ShardID, term uint64, c actor.Confirmer
 	h.Host.Confirm(shard, term, c, token)
 }
 
+// objectCalls lets objects call others through the node's router, which comes after the objects.
+type objectCalls struct{ n *Node }
+
+// Call implements actor.Caller.
+func (o objectCalls) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
+	return o.n.router.Call(ctx, c, done)
+}
+
 // raftTransport lets a replica.Host send through peer.Peers.
 type raftTransport struct{ *peer.Peers }
 
