@@ -6,7 +6,9 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/fault"
@@ -105,4 +107,27 @@ func TestErrorsOfCallsOfObjects(t *testing.T) {
 		w.last(3).done(frame.ErrorResponse(context.Canceled))
 		<-answered
 	})
+}
+
+// A call that was canceled between two tries is not made again, behind what its caller called since.
+func TestACanceledCallIsNotMadeAgain(t *testing.T) {
+	t.Parallel()
+	for name, leader := range map[string]owner{"here": {self, 6}, "elsewhere": {3, 6}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, func(t *testing.T, w *world) {
+				w.lead(2, 5)
+				a := w.route(named())
+				w.last(1).done(noOwner(owner{}))
+				a.cancel(context.Canceled)
+				w.lead(leader.node, leader.term)
+				if resp := a.get(); status.Code(resp.Err()) != codes.Canceled {
+					t.Errorf("got %v", resp.Err())
+				}
+				if len(w.sent()) > 1 || len(w.delivered()) > 0 {
+					t.Error("it was made again")
+				}
+			})
+		})
+	}
 }
