@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/cluster"
+	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/gateway"
 	"github.com/holdfast-io/holdfast/node/system"
 	"github.com/holdfast-io/holdfast/peer"
@@ -49,6 +50,10 @@ type objectCalls struct{ n *Node }
 
 // Call implements actor.Caller.
 func (o objectCalls) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
+	if o.n.facts.Level() < system.LevelChains {
+		done(actor.Result{Err: fault.New(fault.NoOwner, "the cluster is being upgraded: objects can call others when every node runs the later release")})
+		return func(error) {}
+	}
 	return o.n.router.Call(ctx, c, done)
 }
 

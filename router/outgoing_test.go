@@ -39,7 +39,7 @@ func TestCallsOfObjects(t *testing.T) {
 				md := metadata.MD{"k": {"v"}}
 				if leader.node == self {
 					c := w.delivered()[0]
-					if c.Method != "Get" || c.Name != "x" || !c.Deadline.Equal(out.Deadline) {
+					if c.Method != named().Method || c.Name != "x" || !c.Deadline.Equal(out.Deadline) {
 						t.Errorf("delivered %+v", c)
 					}
 					if diff := cmp.Diff(out.Chain, c.Chain) + cmp.Diff(md, c.Metadata); diff != "" {
