@@ -140,6 +140,9 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 		}
 		i.impl = impl
 	}
+	if most := i.class.CallTimeMax; most > 0 {
+		defer i.limit(e, e.call.Method, most)()
+	}
 	reply, err := method.Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
 	if err != nil {
 		return Result{Err: ownError(err)}, true

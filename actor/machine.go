@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/holdfast-io/holdfast/fault"
@@ -59,6 +60,7 @@ type machine struct {
 	readable    uint64
 	refused     uint64 // how many, always the last ones
 
+	mailboxMax   int // events that may wait; 0: MailboxEventsMax
 	mailbox      []*Call
 	mailboxBytes int64
 	running      *event   // has the turn
@@ -92,6 +94,8 @@ type event struct {
 	depth int
 	// over says that its incarnation ended before it returned.
 	over bool
+	// background says that it is work that a call has left behind.
+	background bool
 	// number tells it from all other events, once it has called another object; 0 before.
 	number uint64
 
@@ -148,8 +152,8 @@ func (m *machine) deliver(c *Call) error {
 	switch {
 	case m.lost:
 		return errOwnerChanged()
-	case len(m.mailbox) >= MailboxEventsMax:
-		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d events wait", MailboxEventsMax)
+	case len(m.mailbox) >= cmp.Or(m.mailboxMax, MailboxEventsMax):
+		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d events wait", cmp.Or(m.mailboxMax, MailboxEventsMax))
 	case m.mailboxBytes+c.bytes() > MailboxBytesMax:
 		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d bytes wait", MailboxBytesMax)
 	case m.waitsFor(c):
@@ -220,6 +224,29 @@ func (m *machine) born(term, incarnation uint64) {
 func (m *machine) leave() {
 	m.suspended = append(m.suspended, m.running)
 	m.running = nil
+}
+
+// join adds work that outlives its call, as an event that has given up its turn for good. It says
+// whether there is room.
+func (m *machine) join(e *event) bool {
+	n := 0
+	for _, other := range m.suspended {
+		if other.background {
+			n++
+		}
+	}
+	if n >= BackgroundMax {
+		return false
+	}
+	e.background = true
+	m.suspended = append(m.suspended, e)
+	return true
+}
+
+// part ends what join began.
+func (m *machine) part(e *event) {
+	m.suspended = slices.DeleteFunc(m.suspended, func(other *event) bool { return other == e })
+	m.answer(e.call, Result{})
 }
 
 // want asks for the turn of an event that gave it up.
@@ -378,6 +405,9 @@ func (m *machine) end(err error) {
 	m.mailbox, m.mailboxBytes = nil, 0
 	m.forget(err)
 }
+
+// going says that an event has begun and not returned, with the turn or without it.
+func (m *machine) going(e *event) bool { return m.running == e || slices.Contains(m.suspended, e) }
 
 // begun returns the events that have begun and not returned.
 func (m *machine) begun() []*event {

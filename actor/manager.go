@@ -107,14 +107,11 @@ func NewManager(cfg Config) (*Manager, error) {
 	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
 	for i := range cfg.Classes {
 		c := cfg.Classes[i]
-		if c.construct == nil {
-			return nil, fmt.Errorf("class %q: make it with NewClass", c.Name)
+		if err := c.prepare(); err != nil {
+			return nil, err
 		}
 		if m.classes[c.Name] != nil {
 			return nil, fmt.Errorf("class %q is registered twice", c.Name)
-		}
-		if c.IdleTimeout == 0 {
-			c.IdleTimeout = DefaultIdleTimeout
 		}
 		if cfg.IdleTimeout != 0 {
 			c.IdleTimeout = cfg.IdleTimeout
@@ -199,7 +196,7 @@ func (m *Manager) Deliver(c *Call) {
 	}
 	o := s.objects[c.Object]
 	if o == nil {
-		o = &object{shard: s, class: class, ref: c.Object}
+		o = &object{shard: s, class: class, ref: c.Object, m: machine{mailboxMax: class.MailboxEventsMax}}
 		s.objects[c.Object] = o
 	}
 	o.mu.Lock()

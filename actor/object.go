@@ -108,7 +108,7 @@ func (o *object) chargeIndex(bytes int) {
 
 // ready says that an event could begin, or have its turn back, but for a pause.
 func (o *object) ready() bool {
-	return (o.m.runnable() || o.m.resumable() != nil) && o.w.bytes() <= UnflushedBytesMax
+	return (o.m.runnable() || o.m.resumable() != nil) && o.w.bytes() <= o.class.UnflushedBytesMax
 }
 
 func (o *object) count(busy bool) {

@@ -214,18 +214,26 @@ func (i *incarnation) outward(e *event) ([]Link, <-chan error, error) {
 		return nil, nil, ErrNoTurn
 	}
 	i.mu.Lock()
-	barrier := func(e *event) (<-chan error, error) { return i.barrier(e, "A call of another object") }
-	if slices.Contains(i.m.suspended, e) {
-		barrier = i.barrierOutside
-	}
 	if e.number == 0 {
 		e.number = rand.Uint64() | 1 //nolint:gosec // to tell events apart
 	}
 	name, named := i.state.Name()
 	chain := append(slices.Clip(e.call.Chain), Link{Event: e.number, Label: label(i.class.Name, name, named, i.ref.ID)})
 	i.mu.Unlock()
-	gate, err := barrier(e)
+	gate, err := i.leaving(e, "A call of another object")
 	return chain, gate, err
+}
+
+// leaving puts what an event, with the turn or without it, is about to let out at the output gate; what
+// names it in errors.
+func (i *incarnation) leaving(e *event, what string) (<-chan error, error) {
+	i.mu.Lock()
+	outside := slices.Contains(i.m.suspended, e)
+	i.mu.Unlock()
+	if outside {
+		return i.barrierOutside(e)
+	}
+	return i.barrier(e, what)
 }
 
 // barrierOutside is barrier, of an event that has given up its turn: it has no segment to close.
