@@ -41,6 +41,8 @@ type Call struct {
 	Done func(Result)
 
 	ev event // once it has begun
+	// preShutdown says that it is no call, but tells the object of its end.
+	preShutdown bool
 
 	mu struct {
 		sync.Mutex

@@ -33,9 +33,10 @@ type incarnation struct {
 	commitSeq uint64
 
 	// Guarded by object.mu.
-	over error // why it has ended, if it has
 	// transactions are those that are open, each within the one before.
 	transactions []*transaction
+	listens bool  // its instance is a PreShutdowner
+	over    error // why it has ended, if it has
 }
 
 // load begins a new incarnation for an event: every segment of the last one is readable or dead, so
@@ -129,6 +130,9 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 			ok = false
 		}
 	}()
+	if e.call.preShutdown {
+		return i.shutdown(ctx), true
+	}
 	method, ok := i.class.methods[e.call.Method]
 	if !ok {
 		return Result{Err: i.unknownMethod(e.call.Method)}, true
@@ -139,6 +143,11 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 			return Result{}, false // It is over.
 		}
 		i.impl = impl
+		if _, ok := impl.(PreShutdowner); ok {
+			i.mu.Lock()
+			i.listens = true
+			i.mu.Unlock()
+		}
 	}
 	if most := i.class.CallTimeMax; most > 0 {
 		defer i.limit(e, e.call.Method, most)()

@@ -201,6 +201,12 @@ func (m *machine) begin() *event {
 	return m.running
 }
 
+// interject runs an event that was not in the mailbox. Nobody else has the turn.
+func (m *machine) interject(c *Call) *event {
+	m.running = c.begun()
+	return m.running
+}
+
 // skip answers the running event, which did not run.
 func (m *machine) skip(err error) {
 	m.answer(m.running.call, Result{Err: err})

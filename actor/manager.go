@@ -250,13 +250,21 @@ func (m *Manager) Lost(id placement.ShardID, term uint64) {
 	}
 }
 
-// Pause implements the replica's Owner.
+// Pause implements the replica's Owner. Objects that want to are told first that they are about to end.
 func (m *Manager) Pause(id placement.ShardID, term uint64, drained func()) {
 	s := &m.shards[id]
 	s.mu.Lock()
-	if s.term.Load() == term {
+	if s.term.Load() != term {
+		s.mu.Unlock()
+		return
+	}
+	s.drained = nil
+	s.paused.Store(true)
+	s.mu.Unlock()
+	s.warn()
+	s.mu.Lock()
+	if s.term.Load() == term && s.paused.Load() {
 		s.drained = drained
-		s.paused.Store(true)
 	}
 	s.mu.Unlock()
 	s.checkDrained()

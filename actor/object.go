@@ -34,6 +34,7 @@ type object struct {
 	requests requestLog
 	indexed  int  // bytes of requests that count as the node's
 	evict    bool // as soon as it is idle
+	warn     bool // its PreShutdown is to run
 }
 
 // unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
@@ -42,7 +43,8 @@ func (o *object) unlock() {
 	answers, ended := o.m.take()
 	why := o.m.why
 	o.bury(ended)
-	start := false
+	start := !o.looking && o.warnable()
+	o.looking = o.looking || start
 	if !o.looking && o.ready() {
 		// The count is raised before the pause is looked at, so that a pause that begins now either
 		// stops this start or waits for it.
@@ -55,7 +57,7 @@ func (o *object) unlock() {
 			start, o.looking = true, true
 		}
 	}
-	o.count(o.looking || o.m.busy())
+	o.count(o.looking || o.m.busy() || o.warn)
 	o.charge()
 	o.mu.Unlock()
 	for _, e := range ended {
@@ -139,6 +141,14 @@ func (o *object) run() {
 	for {
 		o.mu.Lock()
 		o.looking = false
+		if o.warnable() {
+			e, inc := o.warning(), o.now
+			o.mu.Unlock()
+			if !o.event(e, inc) {
+				return
+			}
+			continue
+		}
 		if o.m.resumable() != nil || !o.ready() || o.shard.paused.Load() {
 			o.lastUsed = time.Now().UnixNano()
 			o.unlock()

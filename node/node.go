@@ -415,6 +415,12 @@ func (n *Node) stop(ctx context.Context) error {
 	if n.peers != nil {
 		n.peers.Drain(drain)
 	}
+	// Objects that nobody else could take over are told as well.
+	if n.manager != nil {
+		told, cancel := context.WithTimeout(drain, 2*actor.PreShutdownTimeMax)
+		n.manager.Drain(told)
+		cancel()
+	}
 	if n.router != nil {
 		n.router.Close()
 	}

@@ -99,3 +99,36 @@ func TestObjectsCallEachOther(t *testing.T) {
 		t.Errorf("two chains that wait for each other: %v", errs)
 	}
 }
+
+// An object is told that its node stops, or that it moves, and what it writes then is kept.
+func TestObjectsAreToldOfTheirEnd(t *testing.T) {
+	p := newProcess(t, "n1", "--bootstrap", "--shards", "16")
+	p.bin = testnode
+	farewells := func() int64 {
+		p.start()
+		p.waitReady()
+		c, err := client.New([]string{p.ports["grpc"]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		resp, err := classesv1.NewRelayClient(c.Name("Relay", "a")).Pass(ctx, &classesv1.PassRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.GetVisits()[0].GetFarewells()
+	}
+	if n := farewells(); n != 0 {
+		t.Errorf("a new object was told %d times", n)
+	}
+	p.stop()
+	if n := farewells(); n != 1 {
+		t.Errorf("an object whose node has stopped was told %d times", n)
+	}
+	p.kill()
+	if n := farewells(); n != 1 {
+		t.Errorf("an object whose node was killed was told %d times", n)
+	}
+}

@@ -24,6 +24,15 @@ type relay struct {
 	state *actor.State
 }
 
+// PreShutdown implements actor.PreShutdowner: it counts.
+func (r *relay) PreShutdown(context.Context) error {
+	n, _, err := actor.Get[int64](r.state.Storage(), "farewells")
+	if err != nil {
+		return err
+	}
+	return actor.Put(r.state.Storage(), "farewells", n+1)
+}
+
 // Pass implements classesv1.RelayServer.
 func (r *relay) Pass(ctx context.Context, req *classesv1.PassRequest) (*classesv1.PassResponse, error) {
 	count, _, err := actor.Get[int64](r.state.Storage(), "count")
@@ -34,7 +43,11 @@ func (r *relay) Pass(ctx context.Context, req *classesv1.PassRequest) (*classesv
 		return nil, err
 	}
 	name, _ := r.state.Name()
-	visit := &classesv1.Visit{Relay: name, Count: count + 1, From: strings.Join(metadata.ValueFromIncomingContext(ctx, "relay-from"), ",")}
+	farewells, _, err := actor.Get[int64](r.state.Storage(), "farewells")
+	if err != nil {
+		return nil, err
+	}
+	visit := &classesv1.Visit{Relay: name, Count: count + 1, Farewells: farewells, From: strings.Join(metadata.ValueFromIncomingContext(ctx, "relay-from"), ",")}
 	resp := &classesv1.PassResponse{Visits: []*classesv1.Visit{visit}}
 	if len(req.GetPath()) == 0 {
 		return resp, nil

@@ -135,7 +135,9 @@ type Visit struct {
 	// How often it was visited, this time included.
 	Count int64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
 	// What came as metadata "relay-from".
-	From          string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	From string `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`
+	// How often it was told before that it is about to end.
+	Farewells     int64 `protobuf:"varint,4,opt,name=farewells,proto3" json:"farewells,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,6 +193,13 @@ func (x *Visit) GetFrom() string {
 	return ""
 }
 
+func (x *Visit) GetFarewells() int64 {
+	if x != nil {
+		return x.Farewells
+	}
+	return 0
+}
+
 var File_relay_proto protoreflect.FileDescriptor
 
 const file_relay_proto_rawDesc = "" +
@@ -201,11 +210,12 @@ const file_relay_proto_rawDesc = "" +
 	"\x05yield\x18\x02 \x01(\bR\x05yield\x12\x16\n" +
 	"\x06millis\x18\x03 \x01(\x05R\x06millis\"?\n" +
 	"\fPassResponse\x12/\n" +
-	"\x06visits\x18\x01 \x03(\v2\x17.holdfast.test.v1.VisitR\x06visits\"G\n" +
+	"\x06visits\x18\x01 \x03(\v2\x17.holdfast.test.v1.VisitR\x06visits\"e\n" +
 	"\x05Visit\x12\x14\n" +
 	"\x05relay\x18\x01 \x01(\tR\x05relay\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x12\n" +
-	"\x04from\x18\x03 \x01(\tR\x04from2N\n" +
+	"\x04from\x18\x03 \x01(\tR\x04from\x12\x1c\n" +
+	"\tfarewells\x18\x04 \x01(\x03R\tfarewells2N\n" +
 	"\x05Relay\x12E\n" +
 	"\x04Pass\x12\x1d.holdfast.test.v1.PassRequest\x1a\x1e.holdfast.test.v1.PassResponseBOZMgithub.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1;classesv1b\x06proto3"
 
