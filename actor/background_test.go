@@ -80,7 +80,9 @@ func TestWorkThatOutlivesItsCallEnds(t *testing.T) {
 	}{
 		"when the object is reset": {func(l *loop) {
 			_, b := l.by('A', time.Time{}, func(_ context.Context, s *State) error { s.Abort(""); return nil })
-			<-b
+			if err := <-b; err == nil {
+				l.t.Error("an abort succeeded")
+			}
 		}, func(err error) bool { return fault.ReasonOf(err) == fault.ObjectReset }},
 		"when it has another owner": {func(l *loop) { l.manager.Lost(0, 1) }, func(err error) bool { return fault.ReasonOf(err) == fault.OwnerChanged }},
 		"after 15 minutes": {func(*loop) {

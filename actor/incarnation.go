@@ -131,7 +131,8 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 		}
 	}()
 	if e.call.preShutdown {
-		return i.shutdown(ctx), true
+		i.shutdown(ctx)
+		return Result{}, true
 	}
 	method, ok := i.class.methods[e.call.Method]
 	if !ok {

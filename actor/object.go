@@ -57,7 +57,7 @@ func (o *object) unlock() {
 			start, o.looking = true, true
 		}
 	}
-	o.count(o.looking || o.m.busy() || o.warn)
+	o.count(o.looking || o.m.busy())
 	o.charge()
 	o.mu.Unlock()
 	for _, e := range ended {

@@ -64,13 +64,12 @@ func (o *object) warning() *event {
 }
 
 // shutdown runs the instance's PreShutdown.
-func (i *incarnation) shutdown(ctx context.Context) Result {
+func (i *incarnation) shutdown(ctx context.Context) {
 	if told, ok := i.impl.(PreShutdowner); ok {
 		if err := told.PreShutdown(ctx); err != nil {
 			i.state.Logger().Warn("PreShutdown failed", slog.Any("error", err))
 		}
 	}
-	return Result{}
 }
 
 // Drain tells the objects of every shard that this node still owns that they are about to end, and

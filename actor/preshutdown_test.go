@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+
+	"github.com/holdfast-io/holdfast/fault"
 )
 
 // listening is a class with a PreShutdown.
@@ -142,7 +144,9 @@ func TestObjectsThatAreNotTold(t *testing.T) {
 				}
 				l.manager.Resume(0, 1)
 				c.Cancel(nil)
-				<-a
+				if err := <-a; name == "reset" && err == nil {
+					t.Error("an abort succeeded")
+				}
 			})
 		})
 	}
@@ -154,7 +158,7 @@ func TestObjectsThatAreNotTold(t *testing.T) {
 			synctest.Wait()
 			drained := l.pause()
 			close(goOn)
-			<-a
+			wantReason(t, "A", <-a, fault.ObjectReset)
 			if !drained() || told != 0 {
 				t.Errorf("drained %v, %d were told", drained(), told)
 			}
@@ -178,7 +182,9 @@ func TestObjectsThatAreNotTold(t *testing.T) {
 			}
 			l.manager.Resume(0, 1)
 			c.Cancel(nil)
-			<-a
+			if err := <-a; err != nil {
+				t.Error(err)
+			}
 		})
 	})
 }
