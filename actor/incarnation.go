@@ -33,10 +33,10 @@ type incarnation struct {
 	commitSeq uint64
 
 	// Guarded by object.mu.
+	over    error // why it has ended, if it has
+	listens bool  // its instance is a PreShutdowner
 	// transactions are those that are open, each within the one before.
 	transactions []*transaction
-	listens bool  // its instance is a PreShutdowner
-	over    error // why it has ended, if it has
 }
 
 // load begins a new incarnation for an event: every segment of the last one is readable or dead, so

@@ -471,6 +471,14 @@ func TestCallsThatAreNotMade(t *testing.T) {
 			if err := call(t.Context(), s, 'B', ""); !errors.Is(err, ErrNoTurn) {
 				t.Errorf("with a context that is not the handler's: %v", err)
 			}
+			if err := s.Storage().Transaction(func(*Storage) error {
+				if err := s.WaitUntil(ctx, func(context.Context) error { t.Error("it began"); return nil }); !errors.Is(err, ErrInTransaction) {
+					t.Errorf("WaitUntil in a transaction: %v", err)
+				}
+				return call(ctx, s, 'B', "")
+			}); !errors.Is(err, ErrInTransaction) {
+				t.Errorf("in a transaction: %v", err)
+			}
 			wantReason(t, "a reserved class", s.Object("holdfast.System", "cluster").Invoke(ctx, "/s/M", &emptypb.Empty{}, &emptypb.Empty{}), fault.UnknownClass)
 			wantReason(t, "no class", s.ObjectByID("", placement.ObjectID{}).Invoke(ctx, "/s/M", &emptypb.Empty{}, &emptypb.Empty{}), fault.UnknownClass)
 			if err := s.Object(plainClass, "B").Invoke(ctx, "/s/M", 1, &emptypb.Empty{}); status.Code(err) != codes.Internal {
