@@ -35,11 +35,15 @@ type Call struct {
 	RequestID string
 	// Deadline ends the call; zero: never.
 	Deadline time.Time
+	// Chain are the events that wait for the call, when an object has made it.
+	Chain []Link
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 
 	alarm *alarmEvent // what the event is about when it is not a call
-	ev    event       // once it has begun
+	// preShutdown says that it is no call, but tells the object of its end.
+	preShutdown bool
+	ev          event // once it has begun
 
 	mu struct {
 		sync.Mutex

@@ -1,6 +1,8 @@
 package actor
 
 import (
+	"cmp"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -9,6 +11,9 @@ import (
 
 // DefaultIdleTimeout is how long an object stays in memory without an event.
 const DefaultIdleTimeout = 10 * time.Second
+
+// ReservedPrefix begins the names of classes that only the cluster itself calls.
+const ReservedPrefix = "holdfast."
 
 // Class is a type of object: a gRPC service whose implementation is made anew for each object.
 // Make one with NewClass.
@@ -23,6 +28,17 @@ type Class struct {
 	// Alarms says what becomes of alarms whose handler fails. Objects whose implementation is an
 	// Alarmer can have alarms.
 	Alarms AlarmPolicy
+	// MailboxEventsMax is how many events of an object may wait, over which they are refused with
+	// OVERLOADED: default, and at most, 1,024.
+	MailboxEventsMax int
+	// UnflushedBytesMax is how much an object may have written that is not yet readable before its next
+	// event waits: default, and at most, 8 MiB.
+	UnflushedBytesMax int
+	// CallTimeMax is how long a handler may take, with all that it waits for. One that takes longer
+	// does not go on well: its object is reset, its caller gets OBJECT_TIMEOUT, and everybody else
+	// who waits OBJECT_RESET. Default: no limit but the call's own deadline, at which the handler's
+	// context ends and nothing is reset.
+	CallTimeMax time.Duration
 
 	construct func(*State) any
 	methods   map[string]grpc.MethodDesc
@@ -54,6 +70,24 @@ func NewClass[S any](name string, service *grpc.ServiceDesc, construct func(*Sta
 		c.streams[s.StreamName] = true
 	}
 	return c
+}
+
+// prepare checks the limits and fills in those that are not given.
+func (c *Class) prepare() error {
+	switch {
+	case c.construct == nil:
+		return fmt.Errorf("class %q: make it with NewClass", c.Name)
+	case c.MailboxEventsMax < 0 || c.MailboxEventsMax > MailboxEventsMax:
+		return fmt.Errorf("class %q: MailboxEventsMax: from 1 to %d, or 0 for that, is %d", c.Name, MailboxEventsMax, c.MailboxEventsMax)
+	case c.UnflushedBytesMax < 0 || c.UnflushedBytesMax > UnflushedBytesMax:
+		return fmt.Errorf("class %q: UnflushedBytesMax: from 1 to %d, or 0 for that, is %d", c.Name, UnflushedBytesMax, c.UnflushedBytesMax)
+	case c.CallTimeMax < 0:
+		return fmt.Errorf("class %q: CallTimeMax: at least 0, is %v", c.Name, c.CallTimeMax)
+	}
+	c.IdleTimeout = cmp.Or(c.IdleTimeout, DefaultIdleTimeout)
+	c.MailboxEventsMax = cmp.Or(c.MailboxEventsMax, MailboxEventsMax)
+	c.UnflushedBytesMax = cmp.Or(c.UnflushedBytesMax, UnflushedBytesMax)
+	return nil
 }
 
 // HasMethod says whether the class has a unary method of the name.

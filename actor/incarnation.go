@@ -24,6 +24,8 @@ type incarnation struct {
 	// turn sees to it that nobody waits for it; when the incarnation is over there are no turns, and
 	// it keeps apart those handlers that have not returned.
 	code sync.Mutex
+	// closing is held while a segment is closed: goroutines of one handler may call others at once.
+	closing sync.Mutex
 
 	// Of the turn.
 	impl      any
@@ -32,8 +34,9 @@ type incarnation struct {
 	commitSeq uint64
 
 	// Guarded by object.mu.
-	alarm alarmState
-	over  error // why it has ended, if it has
+	alarm   alarmState
+	over    error // why it has ended, if it has
+	listens bool  // its instance is a PreShutdowner
 	// transactions are those that are open, each within the one before.
 	transactions []*transaction
 }
@@ -86,7 +89,9 @@ func (o *object) load(e *event) (*incarnation, error) {
 // is running. The error is one of reading; nothing has run then.
 func (i *incarnation) run(e *event) error {
 	if e.call.Named && i.state.name == nil { // Until now it was only ever called by id.
+		i.mu.Lock() // Calls that others make in a Yield name the object.
 		i.state.name = cloneName(e.call)
+		i.mu.Unlock()
 	}
 	var result Result
 	ran := false
@@ -130,8 +135,12 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 			ok = false
 		}
 	}()
-	if e.call.alarm != nil {
+	switch {
+	case e.call.alarm != nil:
 		return i.handleAlarm(ctx, e)
+	case e.call.preShutdown:
+		i.shutdown(ctx)
+		return Result{}, true
 	}
 	method, ok := i.class.methods[e.call.Method]
 	if !ok {
@@ -139,6 +148,9 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 	}
 	if !i.constructed(e) {
 		return Result{}, false
+	}
+	if most := i.class.CallTimeMax; most > 0 {
+		defer i.limit(e, e.call.Method, most)()
 	}
 	reply, err := method.Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
 	if err != nil {
@@ -158,6 +170,11 @@ func (i *incarnation) constructed(e *event) bool {
 		return false
 	}
 	i.impl = impl
+	if _, ok := impl.(PreShutdowner); ok {
+		i.mu.Lock()
+		i.listens = true
+		i.mu.Unlock()
+	}
 	return true
 }
 
@@ -201,6 +218,14 @@ func (i *incarnation) die(d death) {
 // close closes the open segment of the event that has the turn and puts the event, or a barrier, at
 // the output gate. An error says that it did not. result is the event's, nil for a barrier.
 func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, sole bool) gate) error {
+	i.closing.Lock()
+	defer i.closing.Unlock()
+	i.mu.Lock()
+	err := i.holds(e)
+	i.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	record, wrote, err := i.recordOps()
 	identified := e.call.RequestID != "" && i.exists
 	if identified && result != nil && e.claim.made {
@@ -213,9 +238,9 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	log := i.shard.manager.log
 	sole := err == nil && wrote != confirmedWrites && log.ConfirmNow(i.shard.id, i.term)
 	i.mu.Lock()
-	switch {
-	case e.over:
-		err = i.over
+	switch held := i.holds(e); {
+	case held != nil:
+		err = held
 	case err == nil && wrote != noWrites && i.shard.full.Load():
 		err = errFull(e)
 	}

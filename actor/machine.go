@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/holdfast-io/holdfast/fault"
@@ -45,6 +46,8 @@ const (
 //     on, in vain.
 //   - An event that may have had an effect, by a segment or by what it did behind the gate, is never
 //     told that it did not run.
+//   - A call that would wait for an event that waits for it is refused: while that one has the turn, or
+//     is in a critical section, it never runs.
 //   - When ownership is lost, nothing gets out any more (P1).
 type machine struct {
 	// Of the current incarnation; alive is false before the first and between two.
@@ -57,6 +60,7 @@ type machine struct {
 	readable    uint64
 	refused     uint64 // how many, always the last ones
 
+	mailboxMax   int // events that may wait; 0: MailboxEventsMax
 	mailbox      []*Call
 	mailboxBytes int64
 	running      *event   // has the turn
@@ -90,6 +94,10 @@ type event struct {
 	depth int
 	// over says that its incarnation ended before it returned.
 	over bool
+	// background says that it is work that a call has left behind.
+	background bool
+	// number tells it from all other events, once it has called another object; 0 before.
+	number uint64
 
 	// followers have the same request id, and are answered with it.
 	followers []*Call
@@ -144,14 +152,25 @@ func (m *machine) deliver(c *Call) error {
 	switch {
 	case m.lost:
 		return errOwnerChanged()
-	case len(m.mailbox) >= MailboxEventsMax:
-		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d events wait", MailboxEventsMax)
+	case len(m.mailbox) >= cmp.Or(m.mailboxMax, MailboxEventsMax):
+		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d events wait", cmp.Or(m.mailboxMax, MailboxEventsMax))
 	case m.mailboxBytes+c.bytes() > MailboxBytesMax:
 		return fault.New(fault.Overloaded, "the object's mailbox is full: at most %d bytes wait", MailboxBytesMax)
+	case m.waitsFor(c):
+		return errCycle(c)
 	}
 	m.mailbox = append(m.mailbox, c)
 	m.mailboxBytes += c.bytes()
 	return nil
+}
+
+// waitsFor says that the object waits for the call, or for one that does, and lets no other event run
+// meanwhile.
+func (m *machine) waitsFor(c *Call) bool {
+	waits := func(e *event) bool {
+		return e != nil && e.number != 0 && slices.ContainsFunc(c.Chain, func(l Link) bool { return l.Event == e.number })
+	}
+	return waits(m.running) || waits(m.critical)
 }
 
 // settled says that each proposed segment is readable or refused.
@@ -182,6 +201,12 @@ func (m *machine) begin() *event {
 	return m.running
 }
 
+// interject runs an event that was not in the mailbox. Nobody else has the turn.
+func (m *machine) interject(c *Call) *event {
+	m.running = c.begun()
+	return m.running
+}
+
 // skip answers the running event, which did not run.
 func (m *machine) skip(err error) {
 	m.answer(m.running.call, Result{Err: err})
@@ -205,6 +230,29 @@ func (m *machine) born(term, incarnation uint64) {
 func (m *machine) leave() {
 	m.suspended = append(m.suspended, m.running)
 	m.running = nil
+}
+
+// join adds work that outlives its call, as an event that has given up its turn for good. It says
+// whether there is room.
+func (m *machine) join(e *event) bool {
+	n := 0
+	for _, other := range m.suspended {
+		if other.background {
+			n++
+		}
+	}
+	if n >= BackgroundMax {
+		return false
+	}
+	e.background = true
+	m.suspended = append(m.suspended, e)
+	return true
+}
+
+// part ends what join began.
+func (m *machine) part(e *event) {
+	m.suspended = slices.DeleteFunc(m.suspended, func(other *event) bool { return other == e })
+	m.answer(e.call, Result{})
 }
 
 // want asks for the turn of an event that gave it up.
@@ -294,6 +342,12 @@ func (m *machine) barrier(fn func(error), wrote writes, sole bool) gate {
 	return m.lock(w)
 }
 
+// outside is a barrier of an event that has given up its turn: fn is told when all that the object has
+// written is durable and this node still the owner.
+func (m *machine) outside(e *event, fn func(error), sole bool) gate {
+	return m.wait(sole, waiter{e: e, barrier: fn})
+}
+
 // propose gives what is about to be put at the gate a segment of its own.
 func (m *machine) propose(w *waiter) {
 	m.seq++
@@ -357,6 +411,9 @@ func (m *machine) end(err error) {
 	m.mailbox, m.mailboxBytes = nil, 0
 	m.forget(err)
 }
+
+// going says that an event has begun and not returned, with the turn or without it.
+func (m *machine) going(e *event) bool { return m.running == e || slices.Contains(m.suspended, e) }
 
 // begun returns the events that have begun and not returned.
 func (m *machine) begun() []*event {

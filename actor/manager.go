@@ -41,6 +41,8 @@ type Config struct {
 	Shards  int
 	Classes []Class
 	Logger  *slog.Logger
+	// Caller takes the calls that objects make; nil: they can make none.
+	Caller Caller
 	// QueuedBytesMax bounds the calls that are waiting or running on this node: default 256 MiB.
 	QueuedBytesMax int64
 	// IdleTimeout overrides every class's, for tests.
@@ -102,20 +104,20 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Caller == nil {
+		cfg.Caller = noCaller{}
+	}
 	if cfg.QueuedBytesMax == 0 {
 		cfg.QueuedBytesMax = 256 << 20
 	}
 	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
 	for i := range cfg.Classes {
 		c := cfg.Classes[i]
-		if c.construct == nil {
-			return nil, fmt.Errorf("class %q: make it with NewClass", c.Name)
+		if err := c.prepare(); err != nil {
+			return nil, err
 		}
 		if m.classes[c.Name] != nil {
 			return nil, fmt.Errorf("class %q is registered twice", c.Name)
-		}
-		if c.IdleTimeout == 0 {
-			c.IdleTimeout = DefaultIdleTimeout
 		}
 		if cfg.IdleTimeout != 0 {
 			c.IdleTimeout = cfg.IdleTimeout
@@ -213,7 +215,7 @@ func (m *Manager) deliver(c *Call) {
 	}
 	o := s.objects[c.Object]
 	if o == nil {
-		o = &object{shard: s, class: class, ref: c.Object}
+		o = &object{shard: s, class: class, ref: c.Object, m: machine{mailboxMax: class.MailboxEventsMax}}
 		s.objects[c.Object] = o
 	}
 	o.mu.Lock()
@@ -269,13 +271,21 @@ func (m *Manager) Lost(id placement.ShardID, term uint64) {
 	}
 }
 
-// Pause implements the replica's Owner.
+// Pause implements the replica's Owner. Objects that want to are told first that they are about to end.
 func (m *Manager) Pause(id placement.ShardID, term uint64, drained func()) {
 	s := &m.shards[id]
 	s.mu.Lock()
-	if s.term.Load() == term {
+	if s.term.Load() != term {
+		s.mu.Unlock()
+		return
+	}
+	s.drained = nil
+	s.paused.Store(true)
+	s.mu.Unlock()
+	s.warn()
+	s.mu.Lock()
+	if s.term.Load() == term && s.paused.Load() {
 		s.drained = drained
-		s.paused.Store(true)
 	}
 	s.mu.Unlock()
 	s.checkDrained()

@@ -35,6 +35,7 @@ type object struct {
 	indexed  int  // bytes of requests that count as the node's
 	evict    bool // as soon as it is idle
 	ringing  bool // an alarm's handler has begun and not returned
+	warn     bool // its PreShutdown is to run
 }
 
 // unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
@@ -43,7 +44,8 @@ func (o *object) unlock() {
 	answers, ended := o.m.take()
 	why := o.m.why
 	o.bury(ended)
-	start := false
+	start := !o.looking && o.warnable()
+	o.looking = o.looking || start
 	if !o.looking && o.ready() {
 		// The count is raised before the pause is looked at, so that a pause that begins now either
 		// stops this start or waits for it.
@@ -109,7 +111,7 @@ func (o *object) chargeIndex(bytes int) {
 
 // ready says that an event could begin, or have its turn back, but for a pause.
 func (o *object) ready() bool {
-	return (o.m.runnable() || o.m.resumable() != nil) && o.w.bytes() <= UnflushedBytesMax
+	return (o.m.runnable() || o.m.resumable() != nil) && o.w.bytes() <= o.class.UnflushedBytesMax
 }
 
 func (o *object) count(busy bool) {
@@ -140,6 +142,14 @@ func (o *object) run() {
 	for {
 		o.mu.Lock()
 		o.looking = false
+		if o.warnable() {
+			e, inc := o.warning(), o.now
+			o.mu.Unlock()
+			if !o.event(e, inc) {
+				return
+			}
+			continue
+		}
 		if o.m.resumable() != nil || !o.ready() || o.shard.paused.Load() {
 			o.lastUsed = time.Now().UnixNano()
 			o.unlock()
@@ -211,7 +221,7 @@ func expired(call *Call) error {
 // ownError is what a handler returned, as its own. When it passes on what another call was refused
 // with, that one did not run, but this one did: it must not be taken for a refusal.
 func ownError(err error) error {
-	if reason := fault.ReasonOf(err); !reason.Retryable() && reason != fault.DiskFull {
+	if reason := fault.ReasonOf(err); !reason.Retryable() && reason != fault.DiskFull && reason != fault.Overloaded {
 		return err
 	}
 	return status.Error(status.Code(err), status.Convert(err).Message())

@@ -31,8 +31,9 @@ type transaction struct {
 //
 // While fn runs no other event of the object does, so that a transaction never meets a conflict:
 // whatever would let one in, or make a part durable by itself, is refused with ErrInTransaction
-// (Yield, Confirm, Sync, and DeleteAll as in Durable Objects). Transactions nest: an inner one that
-// fails takes back what it has written, an outer one that fails also what its inner ones have.
+// (Yield, Confirm, Sync, WaitUntil, calls of other objects, and DeleteAll as in Durable Objects).
+// Transactions nest: an inner one that fails takes back what it has written, an outer one that fails
+// also what its inner ones have.
 //
 // tx is the same storage, for fn alone: it is refused with ErrTransactionEnded afterwards. What is
 // written by way of the Storage that Transaction was called on is part of the transaction too.

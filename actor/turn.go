@@ -200,7 +200,7 @@ func (i *incarnation) block(ctx context.Context, what string, fn func(ctx contex
 		return err
 	}
 	if outermost {
-		defer i.limit(e, what)()
+		defer i.limit(e, what, BlockTimeMax)()
 	}
 	returned := false
 	defer func() {
@@ -248,16 +248,16 @@ func (i *incarnation) exit(e *event, ok bool) error {
 }
 
 // limit resets the object if what it returns is not called in time.
-func (i *incarnation) limit(e *event, what string) (stop func()) {
+func (i *incarnation) limit(e *event, what string, most time.Duration) (stop func()) {
 	stopped, done := make(chan struct{}), make(chan struct{})
 	i.shard.manager.wg.Go(func() {
 		defer close(done)
-		t := time.NewTimer(BlockTimeMax)
+		t := time.NewTimer(most)
 		defer t.Stop()
 		select {
 		case <-stopped:
 		case <-t.C:
-			i.reset(e, fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, BlockTimeMax))
+			i.reset(e, fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, most))
 		}
 	})
 	return func() {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -166,7 +165,7 @@ func (o *Object) endedLocked(p *Pending) {
 func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	p.o, p.ctx = o, ctx
 	p.answered = channels.Get().(chan frame.Response) //nolint:forcetypeassert // nothing else is in it
-	p.req.Class, p.req.Method = o.class, bare(p.req.Method)
+	p.req.Class, p.req.Method = o.class, frame.BareMethod(p.req.Method)
 	p.req.Name, p.req.Named, p.req.ID = o.name, o.named, o.id
 	var err error
 	if p.req.Metadata, err = o.c.outgoing(ctx, &p.req.RequestID); err != nil {
@@ -392,26 +391,12 @@ func (o *Object) shardLocked() int {
 	return o.shard
 }
 
-// bare returns the method's own name.
-func bare(method string) string {
-	if strings.HasPrefix(method, "/") {
-		return method[strings.LastIndexByte(method, '/')+1:]
-	}
-	return method
-}
-
-// outgoing returns the caller's metadata, and sets the call's request id. What names the object is the
-// stub's own business.
+// outgoing returns the caller's metadata, and sets the call's request id.
 func (c *Client) outgoing(ctx context.Context, id *string) (metadata.MD, error) {
-	md, _ := metadata.FromOutgoingContext(ctx)
+	md, _ := metadata.FromOutgoingContext(ctx) // A copy of our own.
 	var err error
 	*id, err = c.requestID(md.Get(keyRequestID))
-	for key := range md { // A copy of our own.
-		if strings.HasPrefix(key, "holdfast-") {
-			delete(md, key)
-		}
-	}
-	return md, err
+	return frame.WithoutReserved(md), err
 }
 
 // String names the object for people.

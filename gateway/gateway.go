@@ -53,10 +53,8 @@ type Config struct {
 	Logger       *slog.Logger
 }
 
-// reservedPrefix begins the names of classes and services that only the cluster itself calls.
+// reservedPrefix begins the names of services that only the cluster itself calls.
 const reservedPrefix = "holdfast.system."
-
-const reservedClass = "holdfast."
 
 // receiveBytesMax is where gRPC itself cuts a message off. It lies above the documented limit, so
 // that a request over that gets the documented error and not the library's.
@@ -311,8 +309,8 @@ func (g *Gateway) route(ctx context.Context, req *frame.Request) (frame.Response
 
 // checkReserved keeps callers away from what the cluster keeps of itself.
 func checkReserved(req *frame.Request) error {
-	if strings.HasPrefix(req.Class, reservedClass) {
-		return fault.New(fault.UnknownClass, "class %q: names beginning with %q are reserved for the cluster itself", req.Class, reservedClass)
+	if strings.HasPrefix(req.Class, actor.ReservedPrefix) {
+		return fault.New(fault.UnknownClass, "class %q: names beginning with %q are reserved for the cluster itself", req.Class, actor.ReservedPrefix)
 	}
 	if method, ok := strings.CutPrefix(req.Method, "/"); ok && strings.HasPrefix(method, reservedPrefix) {
 		service, _, _ := strings.Cut(method, "/")
@@ -445,7 +443,7 @@ type clientCalls struct{ g *Gateway }
 
 // Call implements frame.Handler.
 func (c *clientCalls) Call(req *frame.Request, reply func(frame.Response)) func(error) {
-	req.Hops, req.Revision = 0, 0
+	req.Hops, req.Revision, req.Chain = 0, 0, nil
 	for key := range req.Metadata {
 		if strings.HasPrefix(key, keyPrefix) {
 			delete(req.Metadata, key)

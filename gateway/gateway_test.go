@@ -170,6 +170,7 @@ func TestStreamTakesCallsOfClients(t *testing.T) {
 	m := w.converse()
 	got := send(m, &frame.Request{
 		Class: "Counter", Method: "Get", Name: "x", Named: true, Hops: 2, Revision: 1 << 40, Body: []byte("b"),
+		Chain:    []frame.Link{{Event: 1, Label: `Counter "y"`}},
 		Metadata: metadata.MD{"app": {"1"}, "holdfast-from": {"0"}},
 	})
 	c := w.next()

@@ -168,7 +168,7 @@ func (n *Node) build() error {
 	memory := memoryLimit(n.cfg.MemoryLimit)
 	classes := append([]actor.Class{system.Class()}, n.cfg.Classes...)
 	n.manager, err = actor.NewManager(actor.Config{
-		Shards: n.id.Shards, Classes: classes, Logger: n.log, QueuedBytesMax: memory / 4, Now: n.cfg.Now,
+		Shards: n.id.Shards, Classes: classes, Logger: n.log, Caller: objectCalls{n}, QueuedBytesMax: memory / 4, Now: n.cfg.Now,
 		Alarms: n.store, ClassOf: n.facts.NameOf,
 	})
 	if err != nil {
@@ -415,6 +415,12 @@ func (n *Node) stop(ctx context.Context) error {
 	}
 	if n.peers != nil {
 		n.peers.Drain(drain)
+	}
+	// Objects that nobody else could take over are told as well.
+	if n.manager != nil {
+		told, cancel := context.WithTimeout(drain, 2*actor.PreShutdownTimeMax)
+		n.manager.Drain(told)
+		cancel()
 	}
 	if n.router != nil {
 		n.router.Close()

@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/cluster"
+	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/gateway"
 	"github.com/holdfast-io/holdfast/node/system"
 	"github.com/holdfast-io/holdfast/peer"
@@ -42,6 +43,18 @@ func (h hostLog) Propose(shard placement.ShardID, seg *storage.Segment, s actor.
 // Confirm implements actor.Log.
 func (h hostLog) Confirm(shard placement.ShardID, term uint64, c actor.Confirmer, token uint64) {
 	h.Host.Confirm(shard, term, c, token)
+}
+
+// objectCalls lets objects call others through the node's router, which comes after the objects.
+type objectCalls struct{ n *Node }
+
+// Call implements actor.Caller.
+func (o objectCalls) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
+	if o.n.facts.Level() < system.LevelChains {
+		done(actor.Result{Err: fault.New(fault.NoOwner, "the cluster is being upgraded: objects can call others when every node runs the later release")})
+		return func(error) {}
+	}
+	return o.n.router.Call(ctx, c, done)
 }
 
 // raftTransport lets a replica.Host send through peer.Peers.

@@ -6,6 +6,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"google.golang.org/grpc/status"
+
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
@@ -76,20 +78,23 @@ func (c *call) locate(class ClassFacts) error {
 }
 
 // begin notes that a try begins, and returns its number, or 0 when the call is over: whoever was told
-// that it did not run must be right. A cancellation that came before is passed on.
+// that it did not run must be right. One that was canceled before ends instead: its caller may have
+// made another since, which it must not run behind.
 func (c *call) begin(at place, to belief, cancel func(error)) (try uint) {
 	c.mu.Lock()
 	if c.reply == nil {
 		c.mu.Unlock()
 		return 0
 	}
+	if canceled := c.canceled; canceled != nil {
+		c.mu.Unlock()
+		c.fail(status.FromContextError(canceled).Err())
+		return 0
+	}
 	c.try++
 	c.at, c.to, c.cancel, c.superseded = at, to, cancel, time.Time{}
-	try, canceled := c.try, c.canceled
+	try = c.try
 	c.mu.Unlock()
-	if canceled != nil && cancel != nil {
-		cancel(canceled)
-	}
 	return try
 }
 

@@ -297,7 +297,7 @@ func (r *Router) local(c *call) {
 	var try uint
 	ac := &actor.Call{
 		Shard: c.shard, Object: c.ref, Class: c.class.Name, Name: req.Name, Named: req.Named,
-		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Deadline: req.Deadline,
+		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Deadline: req.Deadline, Chain: chainOf(req),
 		Done: func(res actor.Result) {
 			if res.Err == nil {
 				c.answer(frame.Response{Body: res.Body})

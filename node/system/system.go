@@ -29,7 +29,13 @@ const (
 // FeatureLevel is the highest that this release knows, and what a cluster created by it starts with. An
 // older cluster is raised to it when every node knows it. What a level adds is written or sent only
 // in a cluster that has been raised to it.
-const FeatureLevel = 1
+const FeatureLevel = LevelChains
+
+// What the levels add.
+const (
+	// LevelChains has calls in frames say which events wait for them: objects may call others.
+	LevelChains = 2
+)
 
 // The one key that the object stores.
 const factsKey = "facts"

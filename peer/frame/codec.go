@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc/metadata"
 
@@ -33,7 +34,8 @@ const (
 	flagMetadata = 1 << 4
 	flagRequest  = 1 << 5 // of a call
 	flagStatus   = 1 << 5 // of a reply
-	flagOwner    = 1 << 6
+	flagOwner    = 1 << 6 // of a reply
+	flagChain    = 1 << 6 // of a call
 	flagMore     = 1 << 7 // the body goes on in kindBody frames
 )
 
@@ -73,6 +75,9 @@ func (r *Request) head() int {
 	if len(r.Metadata) > 0 {
 		n += 10 + metadataBytes(r.Metadata)
 	}
+	for i := range r.Chain {
+		n += linkBytes + len(r.Chain[i].Label)
+	}
 	return n
 }
 
@@ -95,6 +100,9 @@ func (r *Request) flags() byte {
 	}
 	if r.RequestID != "" {
 		flags |= flagRequest
+	}
+	if len(r.Chain) > 0 {
+		flags |= flagChain
 	}
 	return flags
 }
@@ -124,6 +132,9 @@ func (r *Request) append(dst []byte, call uint64, now time.Time, first []byte, t
 	}
 	if flags&flagRequest != 0 {
 		dst = appendString(dst, r.RequestID)
+	}
+	if flags&flagChain != 0 {
+		dst = appendChain(dst, r.Chain)
 	}
 	if flags&flagMore != 0 {
 		dst = binary.AppendUvarint(dst, uint64(total)) //nolint:gosec // below BodyBytesMax
@@ -159,6 +170,9 @@ func (r *Request) decode(b []byte, now time.Time, names *names) (total int, err 
 		if r.RequestID = string(d.bytes(RequestIDBytesMax)); r.RequestID == "" {
 			d.err = errMalformed
 		}
+	}
+	if flags&flagChain != 0 {
+		r.Chain = d.chain()
 	}
 	r.Body, total = d.body(flags)
 	return total, d.err
@@ -302,6 +316,18 @@ func appendMetadata(dst []byte, md metadata.MD) []byte {
 	return dst
 }
 
+// linkBytes bounds the size of a link without its label.
+const linkBytes = 8 + 2
+
+func appendChain(dst []byte, chain []Link) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(chain)))
+	for i := range chain {
+		dst = binary.BigEndian.AppendUint64(dst, chain[i].Event)
+		dst = appendString(dst, chain[i].Label)
+	}
+	return dst
+}
+
 func appendString(dst []byte, s string) []byte {
 	return append(binary.AppendUvarint(dst, uint64(len(s))), s...)
 }
@@ -383,6 +409,26 @@ func (d *decoder) metadata() metadata.MD {
 		md[k] = append(md[k], v)
 	}
 	return md
+}
+
+func (d *decoder) chain() []Link {
+	n := d.uvarint()
+	if n == 0 || n > ChainMax {
+		d.err = errMalformed
+		return nil
+	}
+	chain := make([]Link, n)
+	for i := range chain {
+		l := &chain[i]
+		if raw := d.take(8); raw != nil {
+			l.Event = binary.BigEndian.Uint64(raw)
+		}
+		l.Label = string(d.bytes(LabelBytesMax))
+		if !utf8.ValidString(l.Label) { // It goes into the texts of errors.
+			d.err = errMalformed
+		}
+	}
+	return chain
 }
 
 // names makes strings of bytes that come again and again (methods, classes, addresses) without an

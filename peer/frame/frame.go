@@ -38,8 +38,12 @@ const (
 	MethodBytesMax = 4 << 10
 	// statusBytesMax is the size of an encoded google.rpc.Status. One over it loses its details.
 	statusBytesMax = 64 << 10
-	addrBytesMax   = 1 << 10
-	kindBytesMax   = 256
+	// ChainMax is how many links the chain of a call may have.
+	ChainMax = 64
+	// LabelBytesMax is the size of a link's label.
+	LabelBytesMax = 256
+	addrBytesMax  = 1 << 10
+	kindBytesMax  = 256
 )
 
 // Request is a call of one object.
@@ -65,7 +69,18 @@ type Request struct {
 	// RequestID makes the call one that is safe to send again: the object runs it once and answers the
 	// others with the first's answer. Empty: none.
 	RequestID string
-	Body      []byte
+	// Chain are the events that wait for the call, the first caller's first; empty when no object made
+	// it. Only nodes may say so: what a client says of it is dropped.
+	Chain []Link
+	Body  []byte
+}
+
+// Link is an event that waits for a call which its object has made.
+type Link struct {
+	// Event is the number of the event: no other in the cluster has it.
+	Event uint64
+	// Label names its object for people. It is UTF-8.
+	Label string
 }
 
 // check refuses what is over a limit (P7).
@@ -81,9 +96,16 @@ func (r *Request) check() error {
 		return fault.New(fault.InvalidArgument, "class: at most %d bytes, has %d", MethodBytesMax, len(r.Class))
 	case len(r.RequestID) > RequestIDBytesMax:
 		return fault.New(fault.InvalidArgument, "holdfast-request-id: at most %d bytes, has %d", RequestIDBytesMax, len(r.RequestID))
+	case len(r.Chain) > ChainMax:
+		return fault.New(fault.InvalidArgument, "call chain: at most %d links, has %d", ChainMax, len(r.Chain))
 	case len(r.Metadata) > 0:
 		if n := metadataBytes(r.Metadata); n > MetadataBytesMax {
 			return fault.New(fault.RequestTooLarge, "metadata: at most %d bytes, has %d", MetadataBytesMax, n)
+		}
+	}
+	for i := range r.Chain {
+		if l := len(r.Chain[i].Label); l > LabelBytesMax {
+			return fault.New(fault.InvalidArgument, "label in a call chain: at most %d bytes, has %d", LabelBytesMax, l)
 		}
 	}
 	return nil

@@ -136,6 +136,10 @@ func TestRequestArrivesAsSent(t *testing.T) {
 		"long":       {Method: "M", Class: "C", Named: true, Name: strings.Repeat("n", frame.NameBytesMax), Body: bytes.Repeat([]byte("0123456789"), 100_000)},
 		"deadline":   {Method: "M", Class: "C", Deadline: time.Now().Add(time.Minute)},
 		"request id": {Method: "M", Class: "C", Metadata: metadata.MD{"k": {"v"}}, RequestID: strings.Repeat("r", frame.RequestIDBytesMax), Body: []byte("body")},
+		"chain": {
+			Method: "M", Class: "C", Metadata: metadata.MD{"k": {"v"}}, Body: bytes.Repeat([]byte("0123456789"), 100_000),
+			Chain: []frame.Link{{Event: 1 << 63, Label: `Counter "A"`}, {Event: 2}},
+		},
 	} {
 		got := call(client, req)
 		if err := got.Err(); err != nil {
@@ -217,7 +221,20 @@ func TestLimitsAreRefusedByTheSender(t *testing.T) {
 	if got := fault.ReasonOf(r.Err()); got != fault.InvalidArgument || !strings.Contains(r.Err().Error(), "128 bytes, has 129") {
 		t.Errorf("request id: got %v", r.Err())
 	}
+	r = call(client, &frame.Request{Chain: make([]frame.Link, frame.ChainMax+1)})
+	if got := fault.ReasonOf(r.Err()); got != fault.InvalidArgument || !strings.Contains(r.Err().Error(), "64 links, has 65") {
+		t.Errorf("chain: got %v", r.Err())
+	}
+	r = call(client, &frame.Request{Chain: []frame.Link{{Label: strings.Repeat("l", frame.LabelBytesMax+1)}}})
+	if got := fault.ReasonOf(r.Err()); got != fault.InvalidArgument || !strings.Contains(r.Err().Error(), "256 bytes, has 257") {
+		t.Errorf("label: got %v", r.Err())
+	}
+	chain := make([]frame.Link, frame.ChainMax)
+	for i := range chain {
+		chain[i].Label = strings.Repeat("l", frame.LabelBytesMax)
+	}
 	r = call(client, &frame.Request{
+		Chain:  chain,
 		Method: strings.Repeat("m", frame.MethodBytesMax), Class: strings.Repeat("c", frame.MethodBytesMax),
 		Named: true, Name: strings.Repeat("n", frame.NameBytesMax), Body: make([]byte, frame.BodyBytesMax),
 		Metadata: metadata.MD{"k": {strings.Repeat("v", frame.MetadataBytesMax-9)}},
