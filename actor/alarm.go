@@ -441,8 +441,8 @@ func (i *incarnation) failAlarm(d *death) *storage.Segment {
 		i.alarm.running, i.alarm.changed = a, false
 	}
 	if err := i.endAlarmLocked(failure, false); err != nil {
-		d.by, d.result = e, Result{Err: err} // It will be delivered again.
-		return nil
+		d.by, d.result = e, Result{Err: err}
+		return nil //nolint:nilerr // the event is told, and delivered again
 	}
 	d.by, d.result = e, Result{} // The event has come to its end.
 	if len(i.w.ops) == 0 {
