@@ -105,9 +105,7 @@ func (h *Host) round() {
 	}
 	for _, p := range in.proposals {
 		if g := h.group(p.shard); g != nil {
-			g.queued = append(g.queued, p.p)
-			h.wave.hold()
-			h.hold(g)
+			h.hold(g, p.p)
 		} else {
 			(&Group{}).refuse(p.p, false)
 		}
@@ -144,8 +142,10 @@ func (h *Host) group(shard placement.ShardID) *Group {
 	return g
 }
 
-// hold keeps a group that has something to propose for the next wave.
-func (h *Host) hold(g *Group) {
+// hold keeps a proposal of a group for the next wave.
+func (h *Host) hold(g *Group, p proposal) {
+	g.queued = append(g.queued, p)
+	h.wave.hold()
 	if !g.held {
 		g.held = true
 		h.held = append(h.held, g)

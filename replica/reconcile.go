@@ -87,9 +87,8 @@ func (h *Host) reconcile(g *Group) {
 	if g.ownTerm == 0 {
 		return
 	}
-	if !g.membershipSettled() && g.log.last.Index == g.changed {
-		g.queued = append(g.queued, proposal{done: func(error) {}})
-		h.hold(g)
+	if !g.membershipSettled() && g.log.last.Index == g.changed && len(g.queued) == 0 {
+		h.hold(g, proposal{done: func(error) {}})
 	}
 	if g.transfer != nil {
 		h.tickTransfer(g)
