@@ -66,6 +66,8 @@ type Request struct {
 	// others with the first's answer. Empty: none.
 	RequestID string
 	Body      []byte
+	// Pipe makes it a streamed call: Body is empty, and so is that of the Response, which ends it.
+	Pipe *Pipe
 }
 
 // check refuses what is over a limit (P7).
