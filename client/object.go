@@ -87,11 +87,6 @@ func (o *Object) Invoke(ctx context.Context, method string, args, reply any, _ .
 	return o.send(ctx, &Pending{req: frame.Request{Method: method, Body: body}}).Wait(out)
 }
 
-// NewStream implements grpc.ClientConnInterface. Objects have no streaming methods yet.
-func (o *Object) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, fault.New(fault.UnknownMethod, "%s: streaming methods are not supported yet", method)
-}
-
 // Send calls a method, given as "/package.Service/Method" or bare, and does not wait for the
 // answer. Calls reach the object in the order of Send.
 func (o *Object) Send(ctx context.Context, method string, args proto.Message) (*Pending, error) {
