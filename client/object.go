@@ -164,7 +164,9 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	p.req.Class, p.req.Method = o.class, bare(p.req.Method)
 	p.req.Name, p.req.Named, p.req.ID = o.name, o.named, o.id
 	var err error
-	if p.req.Metadata, err = o.c.outgoing(ctx, &p.req.RequestID); err != nil {
+	var ids []string
+	p.req.Metadata, ids = outgoing(ctx)
+	if p.req.RequestID, err = o.c.requestID(ids); err != nil {
 		p.answered <- frame.ErrorResponse(err)
 		return p
 	}
@@ -395,18 +397,17 @@ func bare(method string) string {
 	return method
 }
 
-// outgoing returns the caller's metadata, and sets the call's request id. What names the object is the
-// stub's own business.
-func (c *Client) outgoing(ctx context.Context, id *string) (metadata.MD, error) {
-	md, _ := metadata.FromOutgoingContext(ctx)
-	var err error
-	*id, err = c.requestID(md.Get(keyRequestID))
+// outgoing returns the caller's metadata, and the request ids in it. What names the object is the stub's
+// own business.
+func outgoing(ctx context.Context) (md metadata.MD, ids []string) {
+	md, _ = metadata.FromOutgoingContext(ctx)
+	ids = md.Get(keyRequestID)
 	for key := range md { // A copy of our own.
 		if strings.HasPrefix(key, "holdfast-") {
 			delete(md, key)
 		}
 	}
-	return md, err
+	return md, ids
 }
 
 // String names the object for people.

@@ -55,9 +55,13 @@ func mayOpenAgain(err error) bool { return fault.ReasonOf(err).Retryable() }
 // openStream tries to open a stream once.
 func (o *Object) openStream(ctx, opening context.Context, desc *grpc.StreamDesc, method string) (*stream, error) {
 	s := &stream{o: o, ctx: ctx, desc: desc, caller: frame.NewCaller()}
+	md, ids := outgoing(ctx)
+	if len(ids) > 0 {
+		return nil, fault.New(fault.InvalidArgument, "%s: streams take none", keyRequestID)
+	}
 	req := &frame.Request{
 		Class: o.class, Method: bare(method), Name: o.name, Named: o.named, ID: o.id,
-		Metadata: outgoing(ctx), Pipe: &s.caller.Pipe,
+		Metadata: md, Pipe: &s.caller.Pipe,
 	}
 	req.Deadline, _ = ctx.Deadline()
 	o.mu.Lock()
