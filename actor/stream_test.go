@@ -546,6 +546,9 @@ func TestStreamRefusals(t *testing.T) {
 				t.Errorf("%v: kind %q, want %q", test.err, got, test.kind)
 			}
 		}
+		done := make(chan error, 1)
+		w.manager.Deliver(&Call{Object: plainRef(1), Class: plainClass, Method: "Stream", Pipe: pipe, RequestID: "again", Done: func(r Result) { done <- r.Err }})
+		wantReason(t, "a stream with a request id", <-done, fault.InvalidArgument)
 		if pipe.Begun() {
 			t.Error("a refused stream has begun")
 		}
