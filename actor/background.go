@@ -43,7 +43,7 @@ func (s *State) WaitUntil(ctx context.Context, fn func(ctx context.Context) erro
 	}
 	gate, err := i.leaving(eventOf(ctx), background)
 	if err != nil {
-		i.part(e)
+		i.retire(e)
 		return err
 	}
 	i.shard.manager.wg.Go(func() { i.background(e, gate, fn) }) // The caller is one of the Manager's too.
@@ -73,7 +73,7 @@ func (i *incarnation) join(of *event) (*event, error) {
 
 // background runs fn when the gate is open.
 func (i *incarnation) background(e *event, gate <-chan error, fn func(ctx context.Context) error) {
-	defer i.part(e)
+	defer i.retire(e)
 	defer func() {
 		if p := recover(); p != nil {
 			i.panicked(e, p)
@@ -90,13 +90,13 @@ func (i *incarnation) background(e *event, gate <-chan error, fn func(ctx contex
 	}
 }
 
-// part ends work that outlived its event.
-func (i *incarnation) part(e *event) {
+// retire ends work that outlived its event.
+func (i *incarnation) retire(e *event) {
 	i.mu.Lock()
 	if e.over {
 		i.m.returned()
 	} else {
-		i.m.part(e)
+		i.m.retire(e)
 		i.lastUsed = time.Now().UnixNano()
 	}
 	i.unlock()

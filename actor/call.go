@@ -28,6 +28,8 @@ type Call struct {
 	// JSON says that Body is JSON, and that the reply is to be.
 	JSON bool
 	Body []byte
+	// Pipe makes it a streamed call: Body is empty, and the Result, which ends it, has none.
+	Pipe Pipe
 	// Metadata is the caller's, without the keys that are Holdfast's own.
 	Metadata metadata.MD
 	// RequestID names the call among all that the object is sent: of those with the same id one runs,

@@ -42,7 +42,7 @@ type Class struct {
 
 	construct func(*State) any
 	methods   map[string]grpc.MethodDesc
-	streams   map[string]bool
+	streams   map[string]grpc.StreamDesc
 }
 
 // NewClass describes a class by the service description and the server interface that
@@ -51,6 +51,8 @@ type Class struct {
 //	actor.NewClass("Counter", &counterv1.Counter_ServiceDesc, func(s *actor.State) counterv1.CounterServer {
 //		return &Counter{storage: s.Storage()}
 //	})
+//
+// Methods may stream, in either direction or both; State.Wait says how handlers wait for each other.
 //
 // construct is called for each incarnation of each object, before its first event; what it returns
 // is never called by two goroutines at once.
@@ -61,13 +63,13 @@ func NewClass[S any](name string, service *grpc.ServiceDesc, construct func(*Sta
 		IdleTimeout: DefaultIdleTimeout,
 		construct:   func(s *State) any { return construct(s) },
 		methods:     make(map[string]grpc.MethodDesc),
-		streams:     make(map[string]bool),
+		streams:     make(map[string]grpc.StreamDesc),
 	}
 	for _, m := range service.Methods {
 		c.methods[m.MethodName] = m
 	}
 	for _, s := range service.Streams {
-		c.streams[s.StreamName] = true
+		c.streams[s.StreamName] = s
 	}
 	return c
 }
@@ -97,6 +99,9 @@ func (c *Class) HasMethod(name string) bool {
 }
 
 // HasStream says whether the class has a streaming method of the name.
-func (c *Class) HasStream(name string) bool { return c.streams[name] }
+func (c *Class) HasStream(name string) bool {
+	_, ok := c.streams[name]
+	return ok
+}
 
 var discard = slog.New(slog.DiscardHandler)

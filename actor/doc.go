@@ -7,6 +7,8 @@
 // after the event ran, or made the call (P1, P2); the writes of one segment commit together or not at all, in order, without a gap
 // (P3); every queue has a bound, and what is over it is refused before it ran (P6).
 //
+// What an object sends on streams passes the same gate, in order.
+//
 // machine.go states the rules of an object's life as a state machine without I/O, goroutine, lock
 // or clock: events in, effects out. Manager and object are the shell around it.
 package actor

@@ -39,6 +39,9 @@ type incarnation struct {
 	listens bool  // its instance is a PreShutdowner
 	// transactions are those that are open, each within the one before.
 	transactions []*transaction
+	// waits are the events in a Wait, and unasked how often they were not asked lately.
+	waits   []*event
+	unasked int
 }
 
 // load begins a new incarnation for an event: every segment of the last one is readable or dead, so
@@ -95,7 +98,7 @@ func (i *incarnation) run(e *event) error {
 	}
 	var result Result
 	ran := false
-	if e.call.RequestID != "" {
+	if e.call.RequestID != "" && e.call.Pipe == nil {
 		if i.follow(e) {
 			return nil
 		}
@@ -135,28 +138,29 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 			ok = false
 		}
 	}()
-	switch {
-	case e.call.alarm != nil:
-		return i.handleAlarm(ctx, e)
-	case e.call.preShutdown:
+	if e.call.alarm != nil {
+		if result, ok = i.handleAlarm(ctx, e); ok {
+			i.poll()
+		}
+		return result, ok
+	}
+	if e.call.preShutdown {
 		i.shutdown(ctx)
+		i.poll()
 		return Result{}, true
 	}
-	method, ok := i.class.methods[e.call.Method]
-	if !ok {
-		return Result{Err: i.unknownMethod(e.call.Method)}, true
+	method, err := i.method(e)
+	if err != nil {
+		return Result{Err: err}, true
 	}
 	if !i.constructed(e) {
 		return Result{}, false
 	}
-	if most := i.class.CallTimeMax; most > 0 {
+	if most := i.class.CallTimeMax; most > 0 && e.call.Pipe == nil {
 		defer i.limit(e, e.call.Method, most)()
 	}
-	reply, err := method.Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
-	if err != nil {
-		return Result{Err: ownError(err)}, true
-	}
-	body, err := encodeReply(e.call, reply)
+	body, err := method(i, ctx, e)
+	i.poll()
 	return Result{Body: body, Err: err}, true
 }
 
@@ -176,6 +180,30 @@ func (i *incarnation) constructed(e *event) bool {
 		i.mu.Unlock()
 	}
 	return true
+}
+
+// method returns what runs an event: it calls the class, and returns the reply.
+func (i *incarnation) method(e *event) (run func(*incarnation, *eventContext, *event) ([]byte, error), err error) {
+	name := e.call.Method
+	switch {
+	case e.call.Pipe == nil && i.class.HasMethod(name):
+		return (*incarnation).answer, nil
+	case e.call.Pipe != nil && i.class.HasStream(name):
+		if e.call.RequestID != "" {
+			return nil, fault.New(fault.InvalidArgument, "holdfast-request-id: %s is a streaming method, which takes none: have the messages say what they repeat", name)
+		}
+		return (*incarnation).serve, nil
+	}
+	return nil, i.unknownMethod(e.call)
+}
+
+// answer runs an event of a method that takes one message and returns one.
+func (i *incarnation) answer(ctx *eventContext, e *event) ([]byte, error) {
+	reply, err := i.class.methods[e.call.Method].Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
+	if err != nil {
+		return nil, ownError(err)
+	}
+	return encodeReply(e.call, reply)
 }
 
 // panicked ends the incarnation because an event's handler panicked.
@@ -287,7 +315,7 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 
 // errFull refuses what an event wrote, before anything of it is proposed.
 func errFull(e *event) error {
-	if e.proposed != 0 || e.acted { // That stays.
+	if e.proposed != 0 || e.acted || e.call.Pipe != nil { // That stays.
 		return fault.New(fault.ObjectReset, "the object was reset: the disks that keep it are nearly full; what this event wrote since its last Confirm or Yield was not made")
 	}
 	return fault.New(fault.DiskFull, "the disks that keep the object are nearly full, and the call was not made: make room, or add nodes; 'holdfast status' says which")

@@ -17,6 +17,7 @@ const (
 	// HandlersMax is how many handlers of an object may have begun and not returned, before its next
 	// event has to wait: the one that has the turn, those in a Yield, and those of incarnations that
 	// have ended.
+	// Streams are not among them.
 	HandlersMax = 256
 )
 
@@ -48,6 +49,8 @@ const (
 //     told that it did not run.
 //   - A call that would wait for an event that waits for it is refused: while that one has the turn, or
 //     is in a critical section, it never runs.
+//   - What an event sends on streams waits at the gate with its segment, and is dropped with it.
+//   - A stream may end before its handler has returned: what that returns is told to nobody.
 //   - When ownership is lost, nothing gets out any more (P1).
 type machine struct {
 	// Of the current incarnation; alive is false before the first and between two.
@@ -67,6 +70,12 @@ type machine struct {
 	suspended    []*event // gave it up
 	resuming     []*event // of those: want it back, in order
 	critical     *event   // nobody else may have it
+	// streams are those that have begun and not returned, and idling those of them that gave up the turn.
+	streams, idling int
+	// open is what was sent in the open segment.
+	open []send
+	// dropped is how many bytes of messages went nowhere, for the shell to count off.
+	dropped int
 	// strays are handlers of events that are over and have not returned.
 	strays int
 	// why the last incarnation ended, and its events, for the shell to tell their handlers.
@@ -98,10 +107,17 @@ type event struct {
 	background bool
 	// number tells it from all other events, once it has called another object; 0 before.
 	number uint64
+	// answered says that a stream has ended, though its handler may go on, by why.
+	answered bool
+	why      error
+	// at is its place in machine.suspended.
+	at int
 
 	// followers have the same request id, and are answered with it.
 	followers []*Call
 
+	stream streamState
+	wait   waitState
 	// Of the shell, under the object's lock.
 	turn   chan struct{} // closed when it has the turn back, or is over
 	cancel func(error)   // of its Init's context
@@ -118,12 +134,18 @@ type waiter struct {
 	token  uint64 // must be confirmed; 0: the commit is enough
 	// barrier is told when the gate is open; nil at the event's end.
 	barrier func(error)
+	// part says that nobody waits for the barrier.
+	part bool
+	// sends go out before anything else, when the gate is open.
+	sends []send
 }
 
 type answer struct {
 	call    *Call
 	result  Result
 	barrier func(error) // or nil
+	sends   []send      // before anything else
+	slow    bool        // a stream's, whose messages are dropped
 }
 
 // death is why an incarnation ends by the fault of its own class.
@@ -181,7 +203,7 @@ func (m *machine) runnable() bool {
 	if m.lost || m.running != nil || m.critical != nil || len(m.mailbox) == 0 {
 		return false
 	}
-	if len(m.resuming) > 0 || len(m.suspended)+m.strays >= HandlersMax {
+	if len(m.resuming) > 0 || len(m.suspended)-m.idling+m.strays >= HandlersMax {
 		return false
 	}
 	return m.alive || m.settled() && len(m.waiters) == 0
@@ -198,6 +220,9 @@ func (m *machine) begin() *event {
 	}
 	m.mailboxBytes -= c.bytes()
 	m.running = c.begun()
+	if c.Pipe != nil {
+		m.streams++
+	}
 	return m.running
 }
 
@@ -210,13 +235,23 @@ func (m *machine) interject(c *Call) *event {
 // skip answers the running event, which did not run.
 func (m *machine) skip(err error) {
 	m.answer(m.running.call, Result{Err: err})
+	m.runs()
+}
+
+// runs ends the turn of an event that does not want it back.
+func (m *machine) runs() *event {
+	e := m.running
 	m.running = nil
+	if e.call.Pipe != nil {
+		m.streams--
+	}
+	return e
 }
 
 // follow answers the running event, which does not run, with another that has begun.
 func (m *machine) follow(e *event) {
 	e.followers = append(e.followers, m.running.call)
-	m.running = nil
+	m.runs()
 }
 
 // born begins an incarnation, with the running event.
@@ -228,8 +263,29 @@ func (m *machine) born(term, incarnation uint64) {
 
 // leave gives up the running event's turn. The caller has put a barrier before it.
 func (m *machine) leave() {
-	m.suspended = append(m.suspended, m.running)
+	m.suspend(m.running)
 	m.running = nil
+}
+
+// suspend puts an event among those without a turn.
+func (m *machine) suspend(e *event) {
+	e.at = len(m.suspended)
+	m.suspended = append(m.suspended, e)
+	if e.call.Pipe != nil {
+		m.idling++
+	}
+}
+
+// unsuspend takes it out; the last one takes its place.
+func (m *machine) unsuspend(e *event) {
+	last := len(m.suspended) - 1
+	m.suspended[e.at] = m.suspended[last]
+	m.suspended[e.at].at = e.at
+	m.suspended[last] = nil
+	m.suspended = m.suspended[:last]
+	if e.call.Pipe != nil {
+		m.idling--
+	}
 }
 
 // join adds work that outlives its call, as an event that has given up its turn for good. It says
@@ -245,13 +301,13 @@ func (m *machine) join(e *event) bool {
 		return false
 	}
 	e.background = true
-	m.suspended = append(m.suspended, e)
+	m.suspend(e)
 	return true
 }
 
-// part ends what join began.
-func (m *machine) part(e *event) {
-	m.suspended = slices.DeleteFunc(m.suspended, func(other *event) bool { return other == e })
+// retire ends what join began.
+func (m *machine) retire(e *event) {
+	m.unsuspend(e)
 	m.answer(e.call, Result{})
 }
 
@@ -274,9 +330,13 @@ func (m *machine) resumable() *event {
 // resume gives the turn to the event that may have it back.
 func (m *machine) resume() *event {
 	e := m.resumable()
-	same := func(other *event) bool { return other == e }
-	m.resuming = slices.DeleteFunc(m.resuming, same)
-	m.suspended = slices.DeleteFunc(m.suspended, same)
+	if m.resuming[0] == e {
+		m.resuming[0] = nil
+		m.resuming = m.resuming[1:]
+	} else {
+		m.resuming = slices.DeleteFunc(m.resuming, func(other *event) bool { return other == e })
+	}
+	m.unsuspend(e)
 	m.running = e
 	return e
 }
@@ -318,8 +378,19 @@ const (
 // finish takes what the running event's handler returned. sole says that this node can't have been
 // superseded at this moment.
 func (m *machine) finish(result Result, wrote writes, sole bool) gate {
-	w := waiter{e: m.running, result: result}
-	m.running = nil
+	return m.gate(waiter{e: m.runs(), result: result, sends: m.sent()}, wrote, sole)
+}
+
+// part is of an event that goes on and waits for nothing: the segment so far is closed.
+func (m *machine) part(wrote writes, sole bool) gate {
+	if wrote == noWrites && len(m.open) == 0 {
+		return gateNone
+	}
+	return m.gate(waiter{e: m.running, barrier: func(error) {}, part: true, sends: m.sent()}, wrote, sole)
+}
+
+// gate puts at the gate what has written so.
+func (m *machine) gate(w waiter, wrote writes, sole bool) gate {
 	if wrote == noWrites {
 		return m.wait(sole, w)
 	}
@@ -333,7 +404,7 @@ func (m *machine) finish(result Result, wrote writes, sole bool) gate {
 // barrier is of an event that goes on: the segment so far is closed, and fn told when it is durable
 // and this node still the owner. It waits for unconfirmed writes too.
 func (m *machine) barrier(fn func(error), wrote writes, sole bool) gate {
-	w := waiter{e: m.running, barrier: fn}
+	w := waiter{e: m.running, barrier: fn, sends: m.sent()}
 	if wrote == noWrites {
 		m.locked = m.seq
 		return m.wait(sole, w)
@@ -431,6 +502,8 @@ func (m *machine) forget(why error) {
 		m.ended = append(m.ended, e)
 	}
 	m.running, m.suspended, m.resuming, m.critical = nil, nil, nil, nil
+	m.drop(m.open)
+	m.streams, m.idling, m.open = 0, 0, nil
 	m.alive, m.why = false, why
 }
 
@@ -537,11 +610,23 @@ func (m *machine) answer(c *Call, r Result) {
 // pass lets through the gate.
 func (m *machine) pass(w waiter) {
 	if w.barrier != nil {
-		w.e.acted = true
+		w.e.acted = w.e.acted || !w.part || len(w.sends) > 0
 	} else {
 		w.result.Err = w.e.told(w.result.Err)
 	}
-	m.answers = append(m.answers, answer{w.e.call, w.result, w.barrier})
+	m.settle(w, w.sends)
+}
+
+// settle tells what becomes of an event or a barrier.
+func (m *machine) settle(w waiter, sends []send) {
+	a := answer{call: w.e.call, result: w.result, barrier: w.barrier, sends: sends}
+	if w.barrier == nil {
+		if w.e.answered {
+			a.call = nil
+		}
+		w.e.answered = true
+	}
+	m.answers = append(m.answers, a)
 }
 
 // fail answers with an error.
@@ -549,7 +634,12 @@ func (m *machine) fail(w waiter, err error) {
 	if w.barrier == nil {
 		err = w.e.told(err)
 	}
-	m.answers = append(m.answers, answer{w.e.call, Result{Err: err}, w.barrier})
+	for _, s := range w.sends { // There must be no gap in them.
+		m.hangUp(s.to, errStreamMoved(), false)
+	}
+	m.drop(w.sends)
+	w.result = Result{Err: err}
+	m.settle(w, nil)
 }
 
 // told is what the event's caller is told of an error: not that the event did not run, if it has
@@ -558,6 +648,8 @@ func (e *event) told(err error) error {
 	switch {
 	case !fault.ReasonOf(err).Retryable():
 		return err
+	case e.call.Pipe != nil:
+		return errStreamMoved()
 	case e.proposed != 0:
 		return errOutcomeUnknown()
 	case e.acted:
@@ -582,7 +674,7 @@ func (m *machine) take() ([]answer, []*event) {
 	answers, ended := m.answers, m.ended
 	m.answers, m.ended = nil, nil
 	for _, a := range answers {
-		if a.barrier != nil {
+		if a.barrier != nil || a.call == nil {
 			continue
 		}
 		for _, c := range a.call.ev.followers {

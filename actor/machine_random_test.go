@@ -34,7 +34,20 @@ type waiting struct {
 	last        int // the last segment of its incarnation when it returned, its own when it wrote
 	token       uint64
 	answers     int
+	// of is whose part it is, if it is one.
+	of *waiting
+	// Of a stream: the messages sent to it, and how many of them have gone out.
+	sent []*message
+	out  int
 }
+
+// message is one sent on a stream, and what it waits for at the gate.
+type message struct {
+	to, behind *waiting
+}
+
+// anyPipe makes a call a stream.
+type anyPipe struct{ Pipe }
 
 // world plays the log and the callers of one machine at random, within the contract of Settler and
 // Confirmer, and checks each answer against what it knows.
@@ -54,6 +67,7 @@ type world struct {
 	suspended []*waiting // gave up their turn
 	wanting   []*waiting // of those: want it back
 	critical  *waiting
+	sending   []*message // in the open segment
 	strays    int
 	lost      bool
 }
@@ -69,6 +83,7 @@ func (w *world) begun() []*waiting {
 // forget is the end of an incarnation: nobody has its turn, or waits for it.
 func (w *world) forget() {
 	w.strays += len(w.begun())
+	w.sending = nil
 	w.running, w.suspended, w.wanting, w.critical = nil, nil, nil, nil
 	w.order = w.order[:0]
 }
@@ -103,6 +118,9 @@ func (w *world) step() {
 
 func (w *world) deliver() {
 	c := &Call{Body: make([]byte, w.rng.IntN(5))}
+	if w.rng.IntN(3) == 0 {
+		c.Pipe = anyPipe{}
+	}
 	if err := w.m.deliver(c); err != nil {
 		if !w.lost {
 			w.t.Errorf("delivery refused: %v", err)
@@ -148,8 +166,19 @@ func (w *world) resume() {
 	w.running = e
 }
 
+// handlers are those that count.
+func (w *world) handlers() int {
+	n := w.strays
+	for _, e := range w.suspended {
+		if e.call.Pipe == nil {
+			n++
+		}
+	}
+	return n
+}
+
 func (w *world) begin() {
-	if w.m.runnable() && (len(w.wanting) > 0 || w.critical != nil || len(w.suspended)+w.strays >= HandlersMax) {
+	if w.m.runnable() && (len(w.wanting) > 0 || w.critical != nil || w.handlers() >= HandlersMax) {
 		w.t.Fatal("an event can begin before one that wants its turn back, in a critical section, or beside too many")
 	}
 	if w.m.resumable() != nil {
@@ -198,14 +227,22 @@ func (w *world) end() {
 	if e == nil {
 		return
 	}
-	switch n := w.rng.IntN(20); {
-	case n < 7:
+	if w.rng.IntN(3) == 0 {
+		w.send()
+		return
+	}
+	switch n := w.rng.IntN(24); {
+	case n < 3:
+		w.part(e)
+	case n < 4:
+		w.hangUp()
+	case n < 10:
 		w.barrier(e)
-		if n < 4 {
+		if n < 7 {
 			w.running, w.suspended = nil, append(w.suspended, e)
 			w.m.leave()
 		}
-	case n < 8:
+	case n < 11:
 		w.critical = e
 		e.depth++
 		w.m.enter()
@@ -217,6 +254,66 @@ func (w *world) end() {
 	default:
 		w.running = nil
 		w.wait(e, false, func(wrote writes, sole bool) gate { return w.m.finish(Result{}, wrote, sole) })
+	}
+}
+
+// someStream is a stream that has begun, if there is one.
+func (w *world) someStream() *waiting {
+	var streams []*waiting
+	for _, e := range w.begun() {
+		if e.call.Pipe != nil && e.answers == 0 {
+			streams = append(streams, e)
+		}
+	}
+	if len(streams) == 0 {
+		return nil
+	}
+	return streams[w.rng.IntN(len(streams))]
+}
+
+// send has the running event send a message on a stream; its number is in the bytes.
+func (w *world) send() {
+	to := w.someStream()
+	if to == nil {
+		return
+	}
+	n := len(to.sent)
+	msg := &message{to: to}
+	to.sent, w.sending = append(to.sent, msg), append(w.sending, msg)
+	w.m.send(&to.call.ev, []byte{byte(n), byte(n >> 8)})
+}
+
+func (w *world) hangUp() {
+	if e := w.someStream(); e != nil {
+		w.m.hangUp(&e.call.ev, errSlowConsumer(), true)
+	}
+}
+
+// part has the running event give up its turn without waiting for the gate.
+func (w *world) part(e *waiting) {
+	b := &waiting{incarnation: e.incarnation, of: e}
+	w.wait(b, false, w.m.part)
+	if b.wrote != noWrites && e.barrier == 0 {
+		e.barrier = b.last
+	}
+	w.running, w.suspended = nil, append(w.suspended, e)
+	w.m.leave()
+}
+
+// went checks messages that have gone out.
+func (w *world) went(sends []send) {
+	for _, s := range sends {
+		to := w.calls[s.to.call]
+		n := int(s.msg[0]) | int(s.msg[1])<<8
+		msg := to.sent[n]
+		if to.answers == 0 && n != to.out {
+			w.t.Fatalf("message %d of a stream went out after %d", n, to.out-1)
+		}
+		to.out++
+		w.passes(msg.behind)
+		if msg.behind.of != nil {
+			msg.behind.of.acted = true
+		}
 	}
 }
 
@@ -276,6 +373,10 @@ func (w *world) open(e *waiting) bool {
 func (w *world) wait(e *waiting, barrier bool, gated func(wrote writes, sole bool) gate) {
 	wrote, sole := writes(w.rng.IntN(3)), w.rng.IntN(4) == 0
 	e.ended, e.wrote, e.sole, e.last = true, wrote, sole, len(*w.last())
+	for _, msg := range w.sending {
+		msg.behind = e
+	}
+	w.sending = nil
 	if wrote != noWrites {
 		e.last++
 	}
@@ -371,6 +472,10 @@ func (w *world) check() {
 		}
 	}
 	for _, a := range answers {
+		w.went(a.sends)
+		if a.call == nil {
+			continue // A stream's that has ended before.
+		}
 		if a.barrier != nil {
 			a.barrier(a.result.Err)
 			continue
@@ -406,18 +511,15 @@ func (w *world) answered(e *waiting, err error) {
 	}
 	switch reason := fault.ReasonOf(err); reason {
 	case "":
-		if !e.ended || w.lost {
-			w.t.Fatal("a reply of an event that did not return, or after ownership was lost (P1)")
-		}
-		for i, f := range fates[:e.seq] {
-			if f != committed && f != readable {
-				w.t.Fatalf("a reply behind segment %d got out while segment %d was not committed (P2): %v", e.seq, i+1, fates)
-			}
-		}
-		if e.wrote != confirmedWrites && !w.open(e) {
-			w.t.Fatal("a read, or unconfirmed write, got out before this node was found to be the owner (P1)")
+		w.passes(e)
+	case fault.SlowConsumer:
+		if e.call.Pipe == nil {
+			w.t.Fatal("a call is said to be slow")
 		}
 	case fault.OwnerChanged:
+		if e.call != nil && e.call.Pipe != nil {
+			return // It says nothing of what the stream has done.
+		}
 		// Those who get it call again: its write must never turn up, and it must not have acted.
 		if e.acted {
 			w.t.Fatal("an event that has passed the gate is said not to have happened")
@@ -445,6 +547,22 @@ func (w *world) answered(e *waiting, err error) {
 		}
 	default:
 		w.t.Fatalf("answered with %v", err)
+	}
+}
+
+// passes checks that what is behind the gate of an event, or a barrier, may get out.
+func (w *world) passes(e *waiting) {
+	if !e.ended || w.lost {
+		w.t.Fatal("a reply of an event that did not return, or after ownership was lost (P1)")
+	}
+	fates := w.fates[e.incarnation]
+	for i, f := range fates[:e.seq] {
+		if f != committed && f != readable {
+			w.t.Fatalf("what is behind segment %d got out while segment %d was not committed (P2): %v", e.seq, i+1, fates)
+		}
+	}
+	if e.wrote != confirmedWrites && !w.open(e) {
+		w.t.Fatal("a read, or unconfirmed write, got out before this node was found to be the owner (P1)")
 	}
 }
 

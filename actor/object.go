@@ -36,12 +36,17 @@ type object struct {
 	evict    bool // as soon as it is idle
 	ringing  bool // an alarm's handler has begun and not returned
 	warn     bool // its PreShutdown is to run
+	outbox   outbox
 }
 
 // unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
 // the shard's count of busy objects, and tells who is to be told, without the lock.
 func (o *object) unlock() {
 	answers, ended := o.m.take()
+	if o.m.dropped > 0 {
+		o.shard.manager.queued.Add(-int64(o.m.dropped))
+		o.m.dropped = 0
+	}
 	why := o.m.why
 	o.bury(ended)
 	start := !o.looking && o.warnable()
@@ -60,11 +65,16 @@ func (o *object) unlock() {
 	}
 	o.count(o.looking || o.m.busy())
 	o.charge()
+	ordered := o.outbox.add(answers)
 	o.mu.Unlock()
 	for _, e := range ended {
 		e.end(why)
 	}
-	o.send(answers)
+	if ordered {
+		o.sendInOrder()
+	} else {
+		o.send(answers)
+	}
 	if start {
 		o.shard.manager.spawn(o)
 	}
@@ -128,9 +138,13 @@ func (o *object) count(busy bool) {
 
 func (o *object) send(answers []answer) {
 	for _, a := range answers {
-		if a.barrier != nil {
+		switch {
+		case a.barrier != nil:
 			a.barrier(a.result.Err)
-		} else {
+		case a.call == nil: // It has its answer already.
+		case a.call.Pipe != nil:
+			o.endStream(a)
+		default:
 			o.shard.manager.done(a.call, a.result)
 		}
 	}
@@ -166,7 +180,11 @@ func (o *object) run() {
 // event runs one event, in inc or a new incarnation, and closes its last segment. It says whether
 // the caller may look for the next: when the event is over, somebody else does.
 func (o *object) event(e *event, inc *incarnation) bool {
-	if err := expired(e.call); err != nil {
+	err := expired(e.call)
+	if err == nil {
+		err = o.crowded(e)
+	}
+	if err != nil {
 		return o.finish(e, func() { o.m.skip(err) })
 	}
 	if inc == nil {
@@ -235,9 +253,13 @@ func cloneName(call *Call) *string {
 	return &name
 }
 
-func (o *object) unknownMethod(method string) error {
-	if o.class.streams[method] {
-		return fault.New(fault.UnknownMethod, "%s of class %s is a streaming method; streaming methods are not supported yet", method, o.class.Name)
+func (o *object) unknownMethod(c *Call) error {
+	method := c.Method
+	switch {
+	case c.Pipe != nil && o.class.HasMethod(method):
+		return fault.New(fault.UnknownMethod, "%s of class %s is no streaming method: call it", method, o.class.Name).With(fault.KindKey, fault.KindUnary)
+	case c.Pipe == nil && o.class.HasStream(method):
+		return fault.New(fault.UnknownMethod, "%s of class %s is a streaming method: open a stream", method, o.class.Name).With(fault.KindKey, fault.KindStream)
 	}
 	return fault.New(fault.UnknownMethod, "class %s has no method %q", o.class.Name, method)
 }

@@ -121,6 +121,7 @@ func (s *State) Yield(ctx context.Context, fn func(ctx context.Context) error) e
 	if err != nil {
 		return err
 	}
+	i.poll()
 	i.code.Unlock()
 	i.leave(e)
 	err = func() error {

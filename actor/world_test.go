@@ -55,6 +55,16 @@ func newPlainWorldIn(t *testing.T, dir string, fs vfs.FS) *plainWorld {
 			},
 		}},
 	}
+	class.streams = map[string]grpc.StreamDesc{"Stream": {
+		StreamName: "Stream",
+		Handler: func(srv any, stream grpc.ServerStream) error {
+			th, _ := srv.(*thing)
+			event, _ := stream.Context().(*eventContext)
+			act, _ := w.acts.LoadAndDelete(event.call)
+			fn, _ := act.(func(grpc.ServerStream, *State) error)
+			return fn(stream, th.state)
+		},
+	}}
 	if w.manager, err = NewManager(Config{Shards: 1, Classes: []Class{class}}); err != nil {
 		t.Fatal(err)
 	}

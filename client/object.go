@@ -86,11 +86,6 @@ func (o *Object) Invoke(ctx context.Context, method string, args, reply any, _ .
 	return o.send(ctx, &Pending{req: frame.Request{Method: method, Body: body}}).Wait(out)
 }
 
-// NewStream implements grpc.ClientConnInterface. Objects have no streaming methods yet.
-func (o *Object) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	return nil, fault.New(fault.UnknownMethod, "%s: streaming methods are not supported yet", method)
-}
-
 // Send calls a method, given as "/package.Service/Method" or bare, and does not wait for the
 // answer. Calls reach the object in the order of Send.
 func (o *Object) Send(ctx context.Context, method string, args proto.Message) (*Pending, error) {
@@ -168,7 +163,9 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	p.req.Class, p.req.Method = o.class, frame.BareMethod(p.req.Method)
 	p.req.Name, p.req.Named, p.req.ID = o.name, o.named, o.id
 	var err error
-	if p.req.Metadata, err = o.c.outgoing(ctx, &p.req.RequestID); err != nil {
+	var ids []string
+	p.req.Metadata, ids = outgoing(ctx)
+	if p.req.RequestID, err = o.c.requestID(ids); err != nil {
 		p.answered <- frame.ErrorResponse(err)
 		return p
 	}
@@ -391,12 +388,12 @@ func (o *Object) shardLocked() int {
 	return o.shard
 }
 
-// outgoing returns the caller's metadata, and sets the call's request id.
-func (c *Client) outgoing(ctx context.Context, id *string) (metadata.MD, error) {
-	md, _ := metadata.FromOutgoingContext(ctx) // A copy of our own.
-	var err error
-	*id, err = c.requestID(md.Get(keyRequestID))
-	return frame.WithoutReserved(md), err
+// outgoing returns the caller's metadata, and the request ids in it. What names the object is the stub's
+// own business.
+func outgoing(ctx context.Context) (md metadata.MD, ids []string) {
+	md, _ = metadata.FromOutgoingContext(ctx) // A copy of our own.
+	ids = md.Get(keyRequestID)
+	return frame.WithoutReserved(md), ids
 }
 
 // String names the object for people.

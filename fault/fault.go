@@ -52,6 +52,14 @@ const (
 	Panic              Reason = "PANIC"
 )
 
+// A call of a method that is of the other kind (streaming, or not) is refused with UnknownMethod, and
+// KindKey of the metadata says of which it is.
+const (
+	KindKey    = "kind"
+	KindUnary  = "unary"
+	KindStream = "stream"
+)
+
 // codeOf is the table. UNAVAILABLE means "certainly not executed" and nothing else, because
 // proxies and clients retry it by themselves.
 var codeOf = map[Reason]codes.Code{
@@ -168,3 +176,21 @@ func ReasonOfStatus(s *status.Status) Reason {
 
 // Retryable says whether a call that ended so certainly did not execute and may be sent again.
 func (r Reason) Retryable() bool { return r == NoOwner || r == OwnerChanged }
+
+// MetadataOf returns the metadata of err, which may be a fault or a gRPC status that carries one. The
+// caller must not change it.
+func MetadataOf(err error) map[string]string {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e.Metadata
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return nil
+	}
+	for _, d := range s.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == Domain {
+			return info.GetMetadata()
+		}
+	}
+	return nil
+}

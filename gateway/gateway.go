@@ -7,7 +7,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net"
 	"strings"
@@ -73,6 +72,7 @@ type Gateway struct {
 	health *health.Server
 	in     *receivers
 	wg     sync.WaitGroup
+	unary  methodSet // of services that this node has no class for
 
 	// stopping ends when Stop begins: streams take no new calls. ctx ends when Stop's own context
 	// does: streams end, and calls are answered without waiting for what becomes of them.
@@ -144,11 +144,10 @@ func (g *Gateway) register(service *grpc.ServiceDesc) {
 		})
 	}
 	for _, s := range service.Streams {
+		full := "/" + service.ServiceName + "/" + s.StreamName
 		desc.Streams = append(desc.Streams, grpc.StreamDesc{
 			StreamName: s.StreamName, ClientStreams: s.ClientStreams, ServerStreams: s.ServerStreams,
-			Handler: func(any, grpc.ServerStream) error {
-				return fault.New(fault.UnknownMethod, "%s is a streaming method; streaming methods are not supported yet", s.StreamName)
-			},
+			Handler: func(_ any, stream grpc.ServerStream) error { return g.stream(full, stream) },
 		})
 	}
 	g.server.RegisterService(g.in.bound(desc), g)
@@ -172,7 +171,7 @@ func (g *Gateway) SetServing(ok bool) {
 	}
 }
 
-// Stop takes no new calls, waits for those under way until ctx ends, answers those that are left by
+// Stop takes no new calls, ends the streams with OWNER_CHANGED, waits for those under way until ctx ends, answers those that are left by
 // OUTCOME_UNKNOWN, and closes every connection.
 func (g *Gateway) Stop(ctx context.Context) {
 	g.health.Shutdown()
@@ -249,22 +248,6 @@ type watchStream struct {
 
 // Context implements grpc.ServerStream.
 func (w *watchStream) Context() context.Context { return w.ctx }
-
-// unknown takes calls of services that this node does not run: another node may.
-func (g *Gateway) unknown(_ any, stream grpc.ServerStream) error {
-	method, _ := grpc.MethodFromServerStream(stream)
-	var in rawMessage
-	if err := g.in.receive(stream.Context(), func() error { return stream.RecvMsg(&in) }); errors.Is(err, io.EOF) {
-		return fault.New(fault.InvalidArgument, "%s: send one message, the request; got none", method)
-	} else if err != nil {
-		return err
-	}
-	out, err := g.call(stream.Context(), method, in.data)
-	if err != nil {
-		return err
-	}
-	return stream.SendMsg(out)
-}
 
 // waiters are reused: a call needs a channel for its answer.
 var waiters = sync.Pool{New: func() any { return make(chan frame.Response, 1) }}

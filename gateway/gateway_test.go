@@ -65,7 +65,7 @@ func TestReflectionListsTheClasses(t *testing.T) {
 	}
 	slices.Sort(got)
 	want := []string{
-		"feed.v1.Feed", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
+		"chat.v1.Chat", "feed.v1.Feed", "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection",
 		"holdfast.examples.counter.v1.Counter", "holdfast.v1.Admin", "holdfast.v1.Objects",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -48,7 +48,12 @@ type world struct {
 
 // feed is a class with nothing but a stream.
 var feed = actor.Class{Name: "Feed", Service: &grpc.ServiceDesc{
-	ServiceName: "feed.v1.Feed", Streams: []grpc.StreamDesc{{StreamName: "Follow", ServerStreams: true}},
+	ServiceName: "feed.v1.Feed", Streams: []grpc.StreamDesc{{StreamName: "Follow", ServerStreams: true, ClientStreams: true}},
+}}
+
+// chat is another.
+var chat = actor.Class{Name: "Chat", Service: &grpc.ServiceDesc{
+	ServiceName: "chat.v1.Chat", Streams: []grpc.StreamDesc{{StreamName: "Talk", ServerStreams: true, ClientStreams: true}},
 }}
 
 // hidden is a class that callers must not see.
@@ -60,7 +65,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{t: t, router: make(router, 10), served: make(chan error, 1)}
 	w.Gateway = gateway.New(gateway.Config{
-		Router: w.router, Classes: []actor.Class{counter.Class(), feed, hidden}, Admin: holdfastv1.UnimplementedAdminServer{},
+		Router: w.router, Classes: []actor.Class{counter.Class(), feed, chat, hidden}, Admin: holdfastv1.UnimplementedAdminServer{},
 	})
 	l := bufconn.Listen(1 << 20)
 	go func() { w.served <- w.Serve(l) }()

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
@@ -208,7 +207,9 @@ func TestRequestSizeIsBounded(t *testing.T) {
 		if proto.Size(in) != size {
 			t.Fatalf("the request has %d bytes, want %d", proto.Size(in), size)
 		}
-		return async(t, func() error { return w.conn.Invoke(ctx, "/other.v1.Other/Do", in, &counterv1.GetResponse{}) })
+		return async(t, func() error {
+			return w.conn.Invoke(ctx, counterv1.Counter_Get_FullMethodName, in, &counterv1.GetResponse{})
+		})
 	}
 	const limit = 32 << 20
 	result := send(limit)
@@ -250,26 +251,6 @@ func TestReservedClassesAreRefused(t *testing.T) {
 	w.routedNone()
 }
 
-// A service that this node does not run is another node's to answer: the call goes on as it is.
-func TestUnknownServiceIsRouted(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "holdfast-id", someID.String())
-	var reply counterv1.GetResponse
-	amount := int64(5)
-	result := async(t, func() error {
-		return w.conn.Invoke(ctx, "/other.v1.Other/Do", &counterv1.IncrementRequest{Amount: &amount}, &reply)
-	})
-	got := w.answer(7)
-	if err := await(t, result, "no answer"); err != nil || reply.GetValue() != 7 {
-		t.Errorf("got %v, %v", &reply, err)
-	}
-	want := &frame.Request{Method: "/other.v1.Other/Do", ID: someID, Body: []byte{8, 5}}
-	if diff := cmp.Diff(want, got.Request); diff != "" {
-		t.Errorf("routed (-want +got):\n%s", diff)
-	}
-}
-
 // What the router answers with reaches the caller with its code and its reason.
 func TestErrorsKeepTheirReason(t *testing.T) {
 	t.Parallel()
@@ -288,22 +269,6 @@ func TestErrorsKeepTheirReason(t *testing.T) {
 	}
 }
 
-func TestStreamingMethodsAreRefused(t *testing.T) {
-	t.Parallel()
-	w := newWorld(t)
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "holdfast-name", "x")
-	stream, err := w.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/feed.v1.Feed/Follow")
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = stream.RecvMsg(&counterv1.GetResponse{})
-	refuses(t, err, fault.UnknownMethod, "Follow", "streaming")
-	if status.Code(err) != codes.Unimplemented {
-		t.Errorf("got code %s", status.Code(err))
-	}
-}
-
-// Objects/Call takes any class by name, with arguments as JSON.
 func TestCallTakesJSON(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -231,6 +231,7 @@ func memoryLimit(configured int64) int64 {
 func frameBounds(memory int64) frame.Options {
 	return frame.Options{
 		QueueBytesMax:   int(min(max(memory/16, frame.BodyBytesMax), 64<<20)),
+		UnreadBytesMax:  int(min(max(memory/16, frame.BodyBytesMax), 64<<20)),
 		PartialBytesMax: int(min(max(memory/8, frame.BodyBytesMax), 128<<20)),
 	}
 }

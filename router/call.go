@@ -23,6 +23,7 @@ type call struct {
 	ref   storage.ObjectRef
 	shard placement.ShardID
 
+	until time.Time     // when the call is late
 	wait  time.Duration // before the next try; of who tries
 	full  time.Time     // when it was first refused for want of room; of who tries
 	links links         // of the registry

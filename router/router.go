@@ -73,7 +73,8 @@ type Config struct {
 
 // Limits on calls.
 const (
-	// DefaultTimeout ends a call that has no deadline of its own.
+	// DefaultTimeout ends a call that has no deadline of its own; a stream, only when no object has
+	// taken it by then.
 	DefaultTimeout = 30 * time.Second
 	// CallBytes is what a call takes in memory besides its body, with all that waits for its answer:
 	// streams, goroutines and their stacks.
@@ -143,7 +144,10 @@ func (r *Router) Start() {
 	r.wg.Go(r.sweep)
 }
 
-var errClosed = errors.New("the node is stopping")
+var (
+	errClosed     = errors.New("the node is stopping")
+	errSuperseded = errors.New("the owner changed")
+)
 
 func errStopping() error { return fault.New(fault.NoOwner, "%v; call another", errClosed) }
 
@@ -154,8 +158,11 @@ func (r *Router) Close() {
 	r.mu.Unlock()
 	for _, c := range r.flying.close() {
 		c.end(errClosed, func(at place) error {
-			if at == nowhere {
+			switch {
+			case at == nowhere:
 				return errStopping()
+			case c.begun():
+				return errStreamMoved(errClosed.Error())
 			}
 			return fault.New(fault.OutcomeUnknown, "%v; the call may or may not have taken effect: read before calling again", errClosed)
 		})
@@ -164,8 +171,8 @@ func (r *Router) Close() {
 	r.wg.Wait()
 }
 
-// Route takes a call to its owner. reply is called exactly once, by the call's deadline, from any
-// goroutine, possibly before Route returns; it must not block. The router owns req. Calls from one
+// Route takes a call to its owner. reply is called exactly once, by the call's deadline (a stream
+// without one lasts until either side ends it, or the owner changes), from any goroutine, possibly before Route returns; it must not block. The router owns req. Calls from one
 // goroutine for one object keep their order while their owner does not change, if they name it in the
 // same way, by its name or by its id.
 func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error)) {
@@ -173,10 +180,13 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 		reply(frame.ErrorResponse(err))
 		return func(error) {}
 	}
+	c := &call{r: r, req: req, reply: reply, until: req.Deadline}
 	if req.Deadline.IsZero() {
-		req.Deadline = time.Now().Add(DefaultTimeout)
+		c.until = time.Now().Add(DefaultTimeout)
+		if req.Pipe == nil {
+			req.Deadline = c.until
+		}
 	}
-	c := &call{r: r, req: req, reply: reply}
 	class, known := r.class(req)
 	if r.needsFacts(req, class, known) || r.facts.waiting.Load() > 0 {
 		if r.hold(c, class, known) {
@@ -306,6 +316,9 @@ func (r *Router) local(c *call) {
 			r.tried(c, try, res.Err, frame.ErrorResponse(res.Err))
 		},
 	}
+	if req.Pipe != nil {
+		ac.Pipe = localPipe{req.Pipe}
+	}
 	if try = c.begin(here, belief{}, ac.Cancel); try != 0 {
 		r.cfg.Local.Deliver(ac)
 	}
@@ -336,6 +349,10 @@ func (r *Router) forwardDone(c *call, try uint, to belief, resp frame.Response) 
 	}
 	err := resp.Err()
 	if lost, ok := errors.AsType[*frame.LostError](err); ok {
+		if c.begun() {
+			c.fail(errStreamMoved("the connection to the owner broke"))
+			return
+		}
 		if lost.Sent {
 			err = fault.New(fault.OutcomeUnknown, "the connection to the owner broke before it answered; the call may or may not have taken effect: read before calling again")
 		} else {
@@ -393,8 +410,15 @@ func (r *Router) unlearn(shard placement.ShardID, wrong belief) {
 }
 
 // again tries a call once more, a little later. Only the node at which the call came in does, and not
-// when the caller keeps an order itself.
+// when the caller keeps an order itself. A stream that has begun did run: it is over.
 func (r *Router) again(c *call, err error) {
+	if c.begun() {
+		if fault.ReasonOf(err) != fault.OwnerChanged {
+			err = errStreamMoved(err.Error())
+		}
+		c.fail(err)
+		return
+	}
 	if c.req.Ordered || c.req.Hops > 0 {
 		c.giveUp(err)
 		return
@@ -411,7 +435,8 @@ func (r *Router) again(c *call, err error) {
 	}
 	c.wait = min(max(2*c.wait, retryMin), retryMax)
 	at := time.Now().Add(c.wait/2 + rand.N(c.wait)) //nolint:gosec // jitter
-	if !at.Add(retryEvery).Before(c.req.Deadline) { // There is no time for another try.
+	if !at.Add(retryEvery).Before(c.until) {
+		// There is no time for another try.
 		c.giveUp(err)
 		return
 	}
@@ -471,7 +496,7 @@ func (r *Router) sweep() {
 			var late, superseded []*call
 			r.flying.each(func(c *call) {
 				switch {
-				case !now.Before(c.req.Deadline):
+				case c.late(now):
 					late = append(late, c)
 				case c.supersededTry(now) != 0:
 					superseded = append(superseded, c)
@@ -481,6 +506,10 @@ func (r *Router) sweep() {
 				c.end(context.DeadlineExceeded, errDeadline)
 			}
 			for _, c := range superseded {
+				if c.begun() {
+					c.end(errSuperseded, func(place) error { return errStreamMoved("the owner changed") })
+					continue
+				}
 				err := fault.New(fault.OutcomeUnknown, "the owner changed before it answered; the call may or may not have taken effect: read before calling again")
 				r.tried(c, c.supersededTry(now), err, frame.ErrorResponse(err))
 			}

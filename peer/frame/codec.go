@@ -21,9 +21,22 @@ const (
 	kindPing     = 5
 	kindPong     = 6
 	kindAnnounce = 7
-	kindQuery    = 8 // administrative; answered by a reply
-	kindBye      = 9 // send no more calls; those sent are still answered
+	kindQuery    = 8  // administrative; answered by a reply
+	kindBye      = 9  // send no more calls; those sent are still answered
+	kindOpen     = 10 // a streamed call
+	kindMessage  = 11 // a message of a streamed call, or a part of one
+	kindCredit   = 12 // so much more may be sent
 )
+
+// Flags of messages and credits.
+const (
+	flagAnswering = 1 << 0 // it comes from the side that answers the call
+	flagPart      = 1 << 1 // more of the message follows
+	flagLast      = 1 << 2 // no message: the caller sends no more
+)
+
+// featureStreams is the bit of a ping that says: I know kinds 10 to 12.
+const featureStreams = 1 << 0
 
 // Flags of calls, queries and replies.
 const (
@@ -110,7 +123,11 @@ func (r *Request) flags() byte {
 // append appends the call's first frame, which has the body's first part; total is that of the
 // whole body.
 func (r *Request) append(dst []byte, call uint64, now time.Time, first []byte, total int) []byte {
-	dst, start := beginFrame(dst, kindCall, call)
+	kind := byte(kindCall)
+	if r.Pipe != nil {
+		kind = kindOpen
+	}
+	dst, start := beginFrame(dst, kind, call)
 	flags := r.flags()
 	if total > len(first) {
 		flags |= flagMore
@@ -271,6 +288,48 @@ func appendBody(dst []byte, call uint64, reply bool, part []byte) []byte {
 		direction = 1
 	}
 	return endFrame(append(append(dst, direction), part...), start)
+}
+
+// appendMessage appends a message of a streamed call, or a part of one.
+func appendMessage(dst []byte, call uint64, flags byte, part []byte) []byte {
+	dst, start := beginFrame(dst, kindMessage, call)
+	return endFrame(append(append(dst, flags), part...), start)
+}
+
+// appendCredit appends the permission to send so much more.
+func appendCredit(dst []byte, call uint64, flags byte, messages, bytes int) []byte {
+	dst, start := beginFrame(dst, kindCredit, call)
+	dst = binary.AppendUvarint(append(dst, flags), uint64(messages)) //nolint:gosec // not negative
+	return endFrame(binary.AppendUvarint(dst, uint64(bytes)), start) //nolint:gosec // not negative
+}
+
+// creditMax bounds what one credit may say: more than any side grants.
+const creditMax = 1 << 40
+
+func decodeCredit(b []byte) (flags byte, messages, bytes int, err error) {
+	d := decoder{b: b}
+	flags = d.byte()
+	m, n := d.uvarint(), d.uvarint()
+	if d.err != nil || m > creditMax || n > creditMax || flags&^flagAnswering != 0 {
+		return 0, 0, 0, errMalformed
+	}
+	return flags, int(m), int(n), nil //nolint:gosec // checked
+}
+
+// appendPing appends a ping that says what this side knows.
+func appendPing(dst []byte) []byte {
+	dst, start := beginFrame(dst, kindPing, 0)
+	return endFrame(binary.AppendUvarint(dst, featureStreams), start)
+}
+
+// decodePing returns what the other side knows; releases before it was asked say nothing.
+func decodePing(b []byte) (features uint64, err error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	d := decoder{b: b}
+	features = d.uvarint()
+	return features, d.err
 }
 
 // appendAnnounce appends the news of who owns a shard.

@@ -73,6 +73,8 @@ type Request struct {
 	// it. Only nodes may say so: what a client says of it is dropped.
 	Chain []Link
 	Body  []byte
+	// Pipe makes it a streamed call: Body is empty, and so is that of the Response, which ends it.
+	Pipe *Pipe
 }
 
 // Link is an event that waits for a call which its object has made.

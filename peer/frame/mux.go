@@ -49,6 +49,11 @@ type Options struct {
 	// QueueBytesMax bounds what waits to be sent: default 64 MiB. Calls over it are refused with
 	// OVERLOADED; while replies are over it nothing more is read.
 	QueueBytesMax int
+	// StreamsMax bounds the streamed calls of each side: default 32,768. Over it: OVERLOADED.
+	StreamsMax int
+	// UnreadBytesMax bounds the messages of streams that have come and that nobody has taken: default
+	// 64 MiB. The stream that would exceed it ends with SLOW_CONSUMER.
+	UnreadBytesMax int
 	// PartialBytesMax bounds the calls of the other side that are not whole yet, by the sizes they
 	// are said to have, and those that wait behind them: default 128 MiB. Over it: OVERLOADED.
 	PartialBytesMax int
@@ -67,6 +72,12 @@ func (o Options) withDefaults() Options {
 	if o.QueueBytesMax == 0 {
 		o.QueueBytesMax = 64 << 20
 	}
+	if o.StreamsMax == 0 {
+		o.StreamsMax = 32768
+	}
+	if o.UnreadBytesMax == 0 {
+		o.UnreadBytesMax = 64 << 20
+	}
 	if o.PartialBytesMax == 0 {
 		o.PartialBytesMax = 128 << 20
 	}
@@ -78,6 +89,9 @@ var (
 	errSilent = errors.New("the other side does not answer pings")
 	errBye    = errors.New("the other side takes no more calls")
 )
+
+// errStopping ends the streams that a side takes part in which stops.
+var errStopping = fault.New(fault.OwnerChanged, "the node that the stream goes through is stopping; open it again")
 
 // Mux is one conversation. Calls may be made from any goroutine while Run runs.
 type Mux struct {
@@ -97,6 +111,11 @@ type Mux struct {
 	waiting  map[uint64]*outbound // this side's calls
 	taken    map[uint64]*inbound  // the other side's calls, not answered yet
 	partials partials
+	sendable []*streamed // have something to send
+	streams  [2]int      // how many this side has made, and answers
+	unread   int         // bytes received of streams and not taken
+	greeted  bool        // the other side has said what it knows
+	features uint64      // that
 	queue    queue
 	idle     bool // the writer waits
 	paused   bool // the reader waits until replies have gone out
@@ -119,6 +138,9 @@ type outbound struct {
 	long, sent bool
 	resp       Response // while its body is not whole
 	total      int
+	// Of a streamed call.
+	pipe   *Pipe
+	stream *streamed
 }
 
 // NewMux returns a conversation over the stream; Run begins it. handler may be nil: then all calls
@@ -198,6 +220,9 @@ func nothing(error) {}
 // side is told, and done is called still, with whatever it answers. req and what it refers to must
 // not be changed until done is called.
 //
+// A streamed call lasts until done is called, and has messages meanwhile, which wait in the request's
+// Pipe. It is not made while the other side has not said that it knows streams: LostError, not sent.
+//
 // The error is OVERLOADED when a bound of Options is reached, a LostError when the conversation has
 // ended or does before the answer came.
 func (m *Mux) Call(req *Request, done func(Response)) (cancel func(cause error)) {
@@ -211,19 +236,30 @@ func (m *Mux) Call(req *Request, done func(Response)) (cancel func(cause error))
 	}
 	head := req.head()
 	m.mu.Lock()
-	if err := m.refuseLocked(len(req.Body)); err != nil {
+	err := m.refuseLocked(len(req.Body))
+	if err == nil && req.Pipe != nil {
+		err = m.refuseStreamLocked()
+	}
+	if err != nil {
 		m.mu.Unlock()
 		done(ErrorResponse(err))
 		return nothing
 	}
 	m.lastCall++
 	out := &outbound{m: m, id: m.lastCall, done: done}
+	if req.Pipe != nil {
+		out.pipe, out.stream = req.Pipe, newStreamed(m, out.id, req.Pipe, false)
+		m.streams[0]++
+	}
 	first, rest := split(req.Body, head)
 	b := m.queue.room(head + len(first))
 	out.message = m.queue.add(req.append(b, out.id, now, first, len(req.Body)), false)
 	wake := m.sendLocked(out, rest)
 	m.mu.Unlock()
 	m.poke(wake)
+	if out.stream != nil {
+		out.stream.attach()
+	}
 	return out.cancel
 }
 
@@ -273,8 +309,8 @@ func (m *Mux) Announce(shard placement.ShardID, node placement.NodeID, term uint
 	m.poke(wake)
 }
 
-// Drain asks the other side to send no more calls, waits until those that it had sent are answered
-// and the answers sent, or ctx ends. The conversation goes on; its owner ends it afterwards, and no
+// Drain asks the other side to send no more calls, ends its streams with OWNER_CHANGED, waits until
+// the calls that it had sent are answered and the answers sent, or ctx ends. The conversation goes on; its owner ends it afterwards, and no
 // call of the other side is lost by that.
 func (m *Mux) Drain(ctx context.Context) error {
 	m.mu.Lock()
@@ -296,6 +332,7 @@ func (m *Mux) Drain(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
+		m.endStreams(errStopping)
 		m.mu.Lock()
 		over := len(m.taken) == 0 && m.queue.empty() && m.idle
 		m.mu.Unlock()
@@ -318,7 +355,7 @@ func (m *Mux) refuseLocked(size int) error {
 		return &LostError{Cause: m.cause}
 	case m.bye != nil:
 		return &LostError{Cause: m.bye}
-	case len(m.waiting) >= m.o.CallsMax:
+	case len(m.waiting)-m.streams[0] >= m.o.CallsMax:
 		return fault.New(fault.Overloaded, "too many calls on one connection: at most %d", m.o.CallsMax)
 	case m.queue.bytes+size > m.o.QueueBytesMax:
 		return fault.New(fault.Overloaded, "too much waits to be sent on one connection: at most %d bytes", m.o.QueueBytesMax)
@@ -349,6 +386,9 @@ func (o *outbound) cancel(error) {
 	wake := false
 	if m.waiting[o.id] == o && m.cause == nil {
 		m.queue.dropLong(o.id, false)
+		if o.stream != nil {
+			o.stream.send = window{}
+		}
 		m.queue.add(appendEmpty(m.queue.room(64), kindCancel, o.id), false)
 		wake = m.wakeLocked()
 	}
@@ -373,7 +413,14 @@ func (m *Mux) write() {
 	for {
 		m.mu.Lock()
 		m.addSignsLocked()
-		if m.cause == nil && m.queue.empty() {
+		if due := m.pumpLocked(); len(due) > 0 {
+			m.mu.Unlock()
+			for _, d := range due {
+				d.fn(d.bytes)
+			}
+			m.mu.Lock()
+		}
+		if m.cause == nil && m.queue.empty() && len(m.sendable) == 0 {
 			m.idle = true
 			m.queue.shrink()
 			scratch = nil
@@ -398,6 +445,10 @@ func (m *Mux) write() {
 			continue
 		}
 		yielded = false
+		if m.queue.empty() { // Nothing came of what was sendable.
+			m.mu.Unlock()
+			continue
+		}
 		next, small := m.queue.take(scratch)
 		m.mu.Unlock()
 
@@ -426,7 +477,7 @@ func (m *Mux) write() {
 func (m *Mux) addSignsLocked() {
 	if m.pingDue {
 		m.pingDue = false
-		m.queue.add(appendEmpty(m.queue.room(64), kindPing, 0), false)
+		m.queue.add(appendPing(m.queue.room(64)), false)
 	}
 	if m.pongDue {
 		m.pongDue = false
@@ -449,19 +500,26 @@ func (m *Mux) end(cause error) {
 	m.waiting, m.taken = nil, nil
 	lost := make([]LostError, 0, len(waiting))
 	outs := make([]*outbound, 0, len(waiting))
+	m.sendable = nil
 	for _, out := range waiting {
+		m.goneLocked(out.stream)
 		sent := out.message <= begun
 		if out.long {
 			sent = out.sent
 		}
 		lost, outs = append(lost, LostError{Sent: sent, Cause: cause}), append(outs, out)
 	}
+	var pipes []*Pipe
 	cancels := make([]func(error), 0, len(taken))
 	for _, in := range taken {
+		m.goneLocked(in.stream)
 		if in.cancel != nil && !in.canceled {
 			cancels = append(cancels, in.cancel)
 		}
 		in.canceled = true
+		if in.stream != nil {
+			pipes = append(pipes, in.Pipe)
+		}
 	}
 	m.partials, m.queue = partials{}, queue{}
 	m.resumed.Broadcast()
@@ -471,6 +529,9 @@ func (m *Mux) end(cause error) {
 	}
 	for _, cancel := range cancels {
 		cancel(cause)
+	}
+	for _, p := range pipes {
+		p.Down.Discard() // Nobody reads it any more.
 	}
 	close(m.ended)
 }

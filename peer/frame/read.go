@@ -1,6 +1,7 @@
 package frame
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -17,10 +18,11 @@ import (
 type inbound struct {
 	Request
 
-	m     *Mux
-	id    uint64
-	query bool
-	total int // size of the whole body
+	m      *Mux
+	id     uint64
+	query  bool
+	total  int       // size of the whole body
+	stream *streamed // of a streamed call
 	// The rest is guarded by Mux.mu.
 	cancel   func(error) // the handler's, once it has the call
 	canceled bool
@@ -186,6 +188,19 @@ func (m *Mux) takeFrame(b []byte, message int, now time.Time) error {
 			return fmt.Errorf("call: %w", err)
 		}
 		return m.takeCall(in, message)
+	case kindOpen:
+		in := &inbound{m: m, id: call}
+		var err error
+		if in.total, err = in.decode(d.b, now, &m.names); err != nil || in.total > 0 {
+			return fmt.Errorf("stream: %w", cmp.Or(err, errMalformed))
+		}
+		in.Pipe = new(Pipe)
+		in.stream = newStreamed(m, call, in.Pipe, true)
+		return m.takeCall(in, message)
+	case kindMessage:
+		return m.takeStreamMessage(call, d.b, message)
+	case kindCredit:
+		return m.takeCredit(call, d.b)
 	case kindQuery:
 		in := &inbound{m: m, id: call, query: true}
 		var err error
@@ -212,8 +227,12 @@ func (m *Mux) takeFrame(b []byte, message int, now time.Time) error {
 	case kindCancel:
 		m.takeCancel(call)
 	case kindPing:
+		features, err := decodePing(d.b)
+		if err != nil {
+			return fmt.Errorf("ping: %w", err)
+		}
 		m.mu.Lock()
-		m.pongDue = true
+		m.pongDue, m.greeted, m.features = true, true, features
 		wake := m.wakeLocked()
 		m.mu.Unlock()
 		m.poke(wake)
@@ -244,7 +263,11 @@ func (m *Mux) takeCall(in *inbound, message int) error {
 		m.mu.Unlock()
 		return fmt.Errorf("call %d twice: %w", in.id, errMalformed)
 	}
-	full := len(m.taken) >= m.o.CallsMax
+	full := len(m.taken)-m.streams[1] >= m.o.CallsMax
+	if in.stream != nil {
+		full = m.streams[1] >= m.o.StreamsMax
+		m.streams[1]++
+	}
 	crowded := (!in.whole() || len(m.partials.lines) > 0) && m.partials.bytes+in.total > m.o.PartialBytesMax
 	waits := false
 	if !full && !crowded {
@@ -253,6 +276,8 @@ func (m *Mux) takeCall(in *inbound, message int) error {
 	}
 	m.mu.Unlock()
 	switch {
+	case full && in.stream != nil:
+		in.reply(ErrorResponse(fault.New(fault.Overloaded, "too many streams on one connection: at most %d", m.o.StreamsMax)))
 	case full:
 		in.reply(ErrorResponse(fault.New(fault.Overloaded, "too many calls on one connection: at most %d", m.o.CallsMax)))
 	case crowded:
@@ -282,6 +307,10 @@ func (m *Mux) deliver(in *inbound) {
 			in.reply(Response{Body: body})
 		})
 		return
+	}
+	if in.stream != nil {
+		in.Pipe.OnBegin(in.stream.begin)
+		in.stream.attach()
 	}
 	cancel := m.handler.Call(&in.Request, in.reply)
 	if cancel == nil {
@@ -314,6 +343,12 @@ func (in *inbound) reply(r Response) {
 		return
 	}
 	in.answered = true
+	if in.stream != nil {
+		wake := m.replyLocked(in.stream, r, raw)
+		m.mu.Unlock()
+		m.poke(wake)
+		return
+	}
 	delete(m.taken, in.id)
 	number := m.queue.add(r.append(m.queue.room(head+len(first)), in.id, raw, first, len(r.Body)), true)
 	if len(rest) > 0 {
@@ -322,6 +357,21 @@ func (in *inbound) reply(r Response) {
 	wake := m.wakeLocked()
 	m.mu.Unlock()
 	m.poke(wake)
+}
+
+// stop cancels a call from this side; it is answered all the same.
+func (in *inbound) stop(cause error) {
+	m := in.m
+	m.mu.Lock()
+	cancel := in.cancel
+	if in.canceled {
+		cancel = nil
+	}
+	in.canceled = true
+	m.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
 }
 
 func (m *Mux) takeCallBody(call uint64, part []byte) error {
@@ -369,6 +419,9 @@ func (m *Mux) takeCancel(call uint64) {
 	case cancel != nil:
 		cancel(context.Canceled)
 	}
+	if in.stream != nil {
+		in.Pipe.Down.Discard() // Nobody reads it any more: the answer waits for none of it.
+	}
 	for _, in := range ready {
 		m.deliver(in)
 	}
@@ -378,6 +431,7 @@ func (m *Mux) takeReply(call uint64, resp Response, total, message int) {
 	m.mu.Lock()
 	out := m.waiting[call]
 	if out != nil {
+		m.goneLocked(out.stream)
 		m.queue.dropLong(call, false) // Answered before it was all sent: it was refused.
 		if total > len(resp.Body) {
 			resp.Body = append(make([]byte, 0, min(total, 2*FrameBytesMax)), resp.Body...)

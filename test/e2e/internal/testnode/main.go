@@ -40,7 +40,7 @@ func run(args []string) error {
 		args = args[1:]
 	}
 	cfg := node.Config{
-		Classes: []actor.Class{counter.Class(), classes.Register(), classes.Box(), classes.Relay(), classes.Bell()},
+		Classes: []actor.Class{counter.Class(), classes.Register(), classes.Box(), classes.Relay(), classes.Bell(), classes.Feed()},
 		Logger:  slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Version: "testnode",
 	}
