@@ -365,6 +365,7 @@ func (i *incarnation) endAlarm(e *event, failure error) error {
 	if e.over {
 		return i.over
 	}
+	i.abandonTransactions() // Else what follows would be part of them.
 	return i.endAlarmLocked(failure, false)
 }
 

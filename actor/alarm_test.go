@@ -741,3 +741,31 @@ func TestAlarmsByWrongClocks(t *testing.T) {
 		w.stored(0)
 	})
 }
+
+// What becomes of an alarm is no part of a transaction that its handler has left open.
+func TestAlarmEndsBesideATransactionThatIsLeftOpen(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *bells) {
+		begun, ended, outcome := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		w.handle(func(_ context.Context, b *bell, _ AlarmInfo) error {
+			go func() {
+				outcome <- b.state.Storage().Transaction(func(tx *Storage) error {
+					err := Put(tx, "half", 1)
+					close(begun)
+					<-ended
+					return err
+				})
+			}()
+			<-begun
+			return nil
+		})
+		w.set(1, time.Minute)
+		after(time.Minute)
+		w.wantRuns(w.run(1, time.Minute, time.Minute, 0))
+		close(ended)
+		if err := <-outcome; !errors.Is(err, ErrTransactionEnded) {
+			t.Errorf("the transaction ended with %v", err)
+		}
+		w.stored(0)
+	})
+}
