@@ -475,7 +475,7 @@ func (i *incarnation) abandonAlarm() error {
 	e := i.m.running
 	if i.over != nil || e == nil || i.alarm.event != e || i.alarm.running == nil {
 		i.mu.Unlock()
-		return nil
+		return nil //nolint:nilerr // the event is told, and delivered again
 	}
 	i.abandonTransactions()
 	i.w.discardOpen()

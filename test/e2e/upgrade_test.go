@@ -10,7 +10,7 @@ import (
 
 // upgradeFrom is the build from which clusters must be upgradable to this one, node by node. It moves
 // when a release is made, or when a release can't be upgraded to without one between.
-const upgradeFrom = "d697a1d92c0b47cb86ec61a3fe536fca196cb356"
+const upgradeFrom = "ba3592918b3d4e793653d6c894d404d9f6068729"
 
 // earlierBuild builds that commit's binary, from the repository's history.
 func earlierBuild(t *testing.T) string {
