@@ -475,7 +475,7 @@ func (i *incarnation) abandonAlarm() error {
 	e := i.m.running
 	if i.over != nil || e == nil || i.alarm.event != e || i.alarm.running == nil {
 		i.mu.Unlock()
-		return nil //nolint:nilerr // the event is told, and delivered again
+		return nil //nolint:nilerr // what is over has no alarm to give up
 	}
 	i.abandonTransactions()
 	i.w.discardOpen()
