@@ -82,6 +82,10 @@ type Config struct {
 	OnChange func()
 	// RejoinEvery is how often dead members and seeds are tried: default 1 s.
 	RejoinEvery time.Duration
+
+	// suspicionMult is how many probes long a member that does not answer is only suspect: default 3,
+	// more in tests in which nobody must die of a busy machine.
+	suspicionMult int
 }
 
 // metaBytesMax is memberlist's own limit.
@@ -110,6 +114,9 @@ func Start(cfg Config) (*Cluster, error) {
 	if cfg.RejoinEvery == 0 {
 		cfg.RejoinEvery = time.Second
 	}
+	if cfg.suspicionMult == 0 {
+		cfg.suspicionMult = 3
+	}
 	c := &Cluster{cfg: cfg, logger: cfg.Logger, self: cfg.Self, members: make(map[placement.NodeID]*Member), refused: make(map[string]bool)}
 	c.self.State = Alive
 	c.members[cfg.Self.ID] = &c.self
@@ -135,7 +142,7 @@ func Start(cfg Config) (*Cluster, error) {
 	mc.SecretKey = cfg.Key
 	// Tuned for noticing within about a second: detection = probe + suspicion.
 	mc.ProbeInterval, mc.ProbeTimeout = 200*time.Millisecond, 100*time.Millisecond
-	mc.SuspicionMult, mc.SuspicionMaxTimeoutMult = 3, 3
+	mc.SuspicionMult, mc.SuspicionMaxTimeoutMult = cfg.suspicionMult, 3
 	mc.GossipInterval = 50 * time.Millisecond
 	mc.PushPullInterval = 5 * time.Second
 	// An address that answers nothing holds up a round of joins for so long.

@@ -75,11 +75,11 @@ func TestAnotherClusterIsRefused(t *testing.T) {
 	b.sees("n2:alive")
 }
 
-// Two living nodes never carry one name, and both sides say so (P7); a dead one's name is free. It has
-// the machine for itself: a node that the others starve for a second is dead, and its name free.
-func TestNameOfALivingNodeIsRefused(t *testing.T) { // not parallel
-	first := start(t, nodeConfig{id: 1, name: "n"})
-	other := start(t, nodeConfig{id: 2, name: "other", seeds: []string{first.addr()}})
+// Two living nodes never carry one name, and both sides say so (P7); a dead one's name is free.
+func TestNameOfALivingNodeIsRefused(t *testing.T) {
+	t.Parallel()
+	first := start(t, nodeConfig{id: 1, name: "n", patient: true})
+	other := start(t, nodeConfig{id: 2, name: "other", patient: true, seeds: []string{first.addr()}})
 	first.sees("n:alive other:alive")
 	second := start(t, nodeConfig{id: 3, name: "n", seeds: []string{other.addr()}})
 	text := `has the name "n" of the living node `

@@ -33,6 +33,7 @@ type nodeConfig struct {
 	key     []byte
 	seeds   []string
 	known   []Member
+	patient bool // takes nobody for dead for some seconds
 }
 
 func start(t *testing.T, cfg nodeConfig) *node {
@@ -49,12 +50,16 @@ func start(t *testing.T, cfg nodeConfig) *node {
 	if n.listener, err = Listen("127.0.0.1:"+strconv.Itoa(cfg.port), cfg.key, logger); err != nil {
 		t.Fatal(err)
 	}
+	suspicion := 0
+	if cfg.patient {
+		suspicion = 40
+	}
 	n.listener.SetAnswer(Answer{ClusterID: cfg.cluster, Name: cfg.name})
 	n.Cluster, err = Start(Config{
 		ClusterID: cfg.cluster,
 		Self:      Member{ID: cfg.id, Name: cfg.name, Boot: cfg.boot, Addresses: Addresses{Gossip: n.addr(), GRPC: "grpc-of-" + cfg.name}},
 		Listener:  n.listener, AdvertiseIP: "127.0.0.1", Key: cfg.key, Seeds: cfg.seeds, Known: cfg.known, Logger: logger,
-		RejoinEvery: 20 * time.Millisecond,
+		RejoinEvery: 20 * time.Millisecond, suspicionMult: suspicion,
 	})
 	if err != nil {
 		t.Fatal(err)
