@@ -1,0 +1,52 @@
+// Command all runs one node on loopback with the classes of every example, as a program of your own
+// runs yours. It listens where 'holdfast dev' does, so 'holdfast call' finds it, and keeps its data in
+// .holdfast-examples/.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/examples/counter"
+	"github.com/holdfast-io/holdfast/examples/ratelimiter"
+	"github.com/holdfast-io/holdfast/node"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "all:", err)
+		os.Exit(1)
+	}
+}
+
+// run runs the node until the context ends, and stops it in order.
+func run(ctx context.Context) error {
+	n, err := node.Start(ctx, node.Config{
+		Name: "dev", DataDir: ".holdfast-examples", Bootstrap: true,
+		GRPC: "127.0.0.1:7070", HTTP: "127.0.0.1:8787", Admin: "127.0.0.1:7080", Peer: "127.0.0.1:0", Gossip: "127.0.0.1:0",
+		Classes: []actor.Class{
+			counter.Class(), ratelimiter.Class(),
+		},
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	if err := n.WaitReady(ctx); err == nil {
+		a := n.Addresses()
+		_, _ = fmt.Printf("ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.Done():
+	}
+	return n.Close(context.WithoutCancel(ctx)) // The signal's context is over; stopping has its own time.
+}
