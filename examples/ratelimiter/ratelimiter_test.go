@@ -5,7 +5,6 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/holdfast-io/holdfast/examples/internal/onenode"
 	"github.com/holdfast-io/holdfast/examples/ratelimiter"
@@ -76,7 +75,7 @@ func TestRefusesWhatMakesNoSense(t *testing.T) {
 		}
 	}
 	for _, tokens := range []uint32{0, 11} {
-		if _, err := r.Take(t.Context(), &ratelimiterv1.TakeRequest{Tokens: proto.Uint32(tokens)}); status.Code(err) != codes.InvalidArgument {
+		if _, err := r.Take(t.Context(), &ratelimiterv1.TakeRequest{Tokens: &tokens}); status.Code(err) != codes.InvalidArgument {
 			t.Errorf("%d tokens: got %v", tokens, err)
 		}
 	}

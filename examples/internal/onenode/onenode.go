@@ -4,6 +4,7 @@ package onenode
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 // Start starts a node with the classes and returns a client of it. Both end with the test.
 func Start(t *testing.T, classes ...actor.Class) *client.Client {
 	t.Helper()
-	_, c := start(t, t.TempDir(), classes)
+	c, _ := start(t, t.TempDir(), classes)
 	return c
 }
 
@@ -24,17 +25,15 @@ func Start(t *testing.T, classes ...actor.Class) *client.Client {
 func Restart(t *testing.T, before func(*client.Client), classes ...actor.Class) *client.Client {
 	t.Helper()
 	dir := t.TempDir()
-	n, c := start(t, dir, classes)
+	c, stop := start(t, dir, classes)
 	before(c)
-	c.Close()
-	if err := n.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	_, c = start(t, dir, classes)
+	stop()
+	c, _ = start(t, dir, classes)
 	return c
 }
 
-func start(t *testing.T, dir string, classes []actor.Class) (*node.Node, *client.Client) {
+// start returns what stops the node and its client; the test's end does so at the latest.
+func start(t *testing.T, dir string, classes []actor.Class) (c *client.Client, stop func()) {
 	t.Helper()
 	const free = "127.0.0.1:0"
 	n, err := node.Start(t.Context(), node.Config{
@@ -45,18 +44,20 @@ func start(t *testing.T, dir string, classes []actor.Class) (*node.Node, *client
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
+		if c != nil {
+			c.Close()
+		}
 		if err := n.Close(context.WithoutCancel(t.Context())); err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(stop)
 	if err := n.WaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	c, err := client.New([]string{n.Addresses().GRPC})
-	if err != nil {
+	if c, err = client.New([]string{n.Addresses().GRPC}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(c.Close)
-	return n, c
+	return c, stop
 }
