@@ -12,7 +12,10 @@ import (
 	"syscall"
 
 	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/examples/cart"
+	"github.com/holdfast-io/holdfast/examples/chat"
 	"github.com/holdfast-io/holdfast/examples/counter"
+	"github.com/holdfast-io/holdfast/examples/lock"
 	"github.com/holdfast-io/holdfast/examples/ratelimiter"
 	"github.com/holdfast-io/holdfast/node"
 )
@@ -33,7 +36,7 @@ func run(ctx context.Context) error {
 		Name: "dev", DataDir: ".holdfast-examples", Bootstrap: true,
 		GRPC: "127.0.0.1:7070", HTTP: "127.0.0.1:8787", Admin: "127.0.0.1:7080", Peer: "127.0.0.1:0", Gossip: "127.0.0.1:0",
 		Classes: []actor.Class{
-			counter.Class(), ratelimiter.Class(),
+			cart.Class(), cart.InventoryClass(), chat.Class(), counter.Class(), lock.Class(), ratelimiter.Class(),
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
@@ -42,7 +45,7 @@ func run(ctx context.Context) error {
 	}
 	if err := n.WaitReady(ctx); err == nil {
 		a := n.Addresses()
-		_, _ = fmt.Printf("ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
+		_, _ = fmt.Fprintf(os.Stdout, "ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
 	}
 	select {
 	case <-ctx.Done():

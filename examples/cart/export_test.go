@@ -1,0 +1,4 @@
+package cart
+
+// NewInventory is for tests that put something in front of an Inventory.
+var NewInventory = newInventory
