@@ -15,8 +15,10 @@ import (
 	"github.com/holdfast-io/holdfast/examples/cart"
 	"github.com/holdfast-io/holdfast/examples/chat"
 	"github.com/holdfast-io/holdfast/examples/counter"
+	"github.com/holdfast-io/holdfast/examples/leaderboard"
 	"github.com/holdfast-io/holdfast/examples/lock"
 	"github.com/holdfast-io/holdfast/examples/ratelimiter"
+	"github.com/holdfast-io/holdfast/examples/scheduler"
 	"github.com/holdfast-io/holdfast/node"
 )
 
@@ -36,7 +38,8 @@ func run(ctx context.Context) error {
 		Name: "dev", DataDir: ".holdfast-examples", Bootstrap: true,
 		GRPC: "127.0.0.1:7070", HTTP: "127.0.0.1:8787", Admin: "127.0.0.1:7080", Peer: "127.0.0.1:0", Gossip: "127.0.0.1:0",
 		Classes: []actor.Class{
-			cart.Class(), cart.InventoryClass(), chat.Class(), counter.Class(), lock.Class(), ratelimiter.Class(),
+			cart.Class(), cart.InventoryClass(), chat.Class(), counter.Class(),
+			leaderboard.Class(), lock.Class(), ratelimiter.Class(), scheduler.Class(),
 		},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
