@@ -481,7 +481,10 @@ func (n *Node) object(ctx context.Context, class, name, id string, named bool) (
 		return f, placement.ObjectID{}, fault.New(fault.MissingObject, "which object? Set name or id")
 	}
 	oid, err := ns.ParseID(id)
-	if err != nil {
+	switch {
+	case errors.Is(err, placement.ErrForeignID):
+		return f, oid, fault.New(fault.InvalidID, "id %s: %v, that of class %s", id, err, f.Name)
+	case err != nil:
 		return f, oid, fault.New(fault.InvalidID, "id: %v", err)
 	}
 	return f, oid, nil

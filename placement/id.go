@@ -21,10 +21,10 @@ func (id ObjectID) String() string { return hex.EncodeToString(id[:]) }
 func ParseID(s string) (ObjectID, error) {
 	var id ObjectID
 	if len(s) != 2*len(id) {
-		return ObjectID{}, fmt.Errorf("object id: must be 64 hex digits, have %d characters", len(s))
+		return ObjectID{}, fmt.Errorf("invalid Durable Object ID: must be 64 hex digits, have %d characters", len(s))
 	}
 	if _, err := hex.Decode(id[:], []byte(s)); err != nil {
-		return ObjectID{}, fmt.Errorf("object id: must be 64 hex digits: %w", err)
+		return ObjectID{}, fmt.Errorf("invalid Durable Object ID: must be 64 hex digits: %w", err)
 	}
 	return id, nil
 }

@@ -11,7 +11,7 @@ import (
 )
 
 // ErrForeignID says that an id is well formed but of another namespace.
-var ErrForeignID = errors.New("object id is not valid for this namespace")
+var ErrForeignID = errors.New("the Durable Object ID is not valid for this namespace")
 
 // Namespace is a class seen as a set of ids. Ids are derived as workerd derives them
 // (workerd src/workerd/server/actor-id-impl.c++): the first half is a keyed hash of the name, or

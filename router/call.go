@@ -70,7 +70,7 @@ func (c *call) locate(class ClassFacts) error {
 	if req.Named {
 		id = ns.IDFromName(req.Name)
 	} else if err := ns.Check(id); err != nil {
-		return fault.New(fault.InvalidID, "id %s: not an id of class %s", id, class.Name)
+		return fault.New(fault.InvalidID, "id %s: %v, that of class %s", id, err, class.Name)
 	}
 	c.class, c.ref = class, storage.ObjectRef{Class: class.UniqueKey, ID: id}
 	c.shard = placement.ShardOf(id, c.r.cfg.Shards)

@@ -909,7 +909,8 @@ func TestMalformedObjectsAreRefused(t *testing.T) {
 		w.onLocal = func(c *actor.Call) { c.Done(actor.Result{}) }
 		w.lead(self, 1)
 		for _, id := range []placement.ObjectID{{}, {1}, placement.NewNamespace("another").IDFromName("x")} {
-			if text := w.route(&frame.Request{Class: counter.Name, Method: "Get", ID: id}).fails(fault.InvalidID); !strings.Contains(text, id.String()) {
+			if text := w.route(&frame.Request{Class: counter.Name, Method: "Get", ID: id}).fails(fault.InvalidID); !strings.Contains(text, id.String()) ||
+				!strings.Contains(text, "Durable Object ID is not valid for this namespace") || !strings.Contains(text, "class Counter") {
 				t.Errorf("got %s", text)
 			}
 		}
