@@ -36,6 +36,8 @@ type Caller interface {
 	// call does. done is called exactly once, by the call's deadline, from any goroutine, possibly before
 	// Call returns, and must not block. The returned function says that nobody waits any more.
 	Call(ctx context.Context, c *Outgoing, done func(Result)) (cancel func(cause error))
+	// NewUniqueID draws the id of a new object of a class.
+	NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error)
 }
 
 // Outgoing is a call that an object makes of another.
@@ -101,6 +103,26 @@ func (s *State) ObjectByID(class string, id placement.ObjectID) *Stub {
 	return &Stub{i: s.o, class: class, id: id}
 }
 
+// NewUniqueID draws the id of a new object of a class, which no name has, for ObjectByID. It lets
+// nothing out of the object, and waits only while this node does not know the class yet.
+func (s *State) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
+	if err := checkClass(class); err != nil {
+		return placement.ObjectID{}, err
+	}
+	return s.o.shard.manager.cfg.Caller.NewUniqueID(ctx, class)
+}
+
+// checkClass refuses a class that objects can't call.
+func checkClass(name string) error {
+	switch {
+	case strings.HasPrefix(name, ReservedPrefix):
+		return fault.New(fault.UnknownClass, "class %q: names beginning with %q are reserved for the cluster itself", name, ReservedPrefix)
+	case name == "":
+		return fault.New(fault.UnknownClass, "class: must be given")
+	}
+	return nil
+}
+
 // String names the object for people.
 func (s *Stub) String() string { return label(s.class, s.name, s.named, s.id) }
 
@@ -120,11 +142,8 @@ func (s *Stub) Invoke(ctx context.Context, method string, args, reply any, _ ...
 	if !ok {
 		return status.Errorf(codes.Internal, "a reply of type %T: not a protobuf message", reply)
 	}
-	if strings.HasPrefix(s.class, ReservedPrefix) {
-		return fault.New(fault.UnknownClass, "class %q: names beginning with %q are reserved for the cluster itself", s.class, ReservedPrefix)
-	}
-	if s.class == "" {
-		return fault.New(fault.UnknownClass, "class: must be given")
+	if err := checkClass(s.class); err != nil {
+		return err
 	}
 	body, err := proto.Marshal(in)
 	if err != nil {
@@ -292,4 +311,9 @@ type noCaller struct{}
 func (noCaller) Call(_ context.Context, _ *Outgoing, done func(Result)) func(error) {
 	done(Result{Err: status.Error(codes.Unimplemented, "objects can't call others on this node")})
 	return func(error) {}
+}
+
+// NewUniqueID implements Caller.
+func (noCaller) NewUniqueID(context.Context, string) (placement.ObjectID, error) {
+	return placement.ObjectID{}, status.Error(codes.Unimplemented, "objects can't call others on this node")
 }

@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -63,6 +64,11 @@ func (l *loop) Call(_ context.Context, out *Outgoing, done func(Result)) func(er
 	call.Deadline, call.Chain = out.Deadline, out.Chain
 	l.manager.Deliver(call)
 	return call.Cancel
+}
+
+// NewUniqueID implements Caller.
+func (*loop) NewUniqueID(_ context.Context, class string) (placement.ObjectID, error) {
+	return placement.NewNamespace(class).NewUniqueID(rand.Reader)
 }
 
 // callOf is a call of an object by its name.
@@ -537,4 +543,24 @@ func TestLabels(t *testing.T) {
 			t.Errorf("got %s (%d bytes), want %s", c.got, len(c.got), c.want)
 		}
 	}
+}
+
+func TestAnObjectDrawsIDs(t *testing.T) {
+	looped(t, func(t *testing.T, l *loop) {
+		_, done := l.by('A', time.Time{}, func(ctx context.Context, s *State) error {
+			id, err := s.NewUniqueID(ctx, plainClass)
+			if err != nil {
+				return err
+			}
+			for _, class := range []string{"", ReservedPrefix + "System"} {
+				if _, err := s.NewUniqueID(ctx, class); fault.ReasonOf(err) != fault.UnknownClass {
+					t.Errorf("class %q: got %v", class, err)
+				}
+			}
+			return placement.NewNamespace(plainClass).Check(id)
+		})
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }

@@ -37,10 +37,14 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
+	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 // Limits of a Client and its stubs.
@@ -161,6 +165,35 @@ func (c *Client) Name(class, name string) *Object {
 // ID returns a stub of the object of a class with an id.
 func (c *Client) ID(class string, id placement.ObjectID) *Object {
 	return &Object{c: c, class: class, id: id, shard: -1}
+}
+
+// NewUniqueID draws the id of a new object of a class, which no name has: call it by ID. It asks any
+// node, at most DefaultTimeout long.
+func (c *Client) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
+	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
+	defer cancel()
+	var err error = fault.New(fault.NoOwner, "no node can be reached at the moment")
+	for wait := retryMin; ; wait = min(2*wait, retryMax) {
+		if n := c.route(-1); n != nil {
+			var drawn *holdfastv1.NewUniqueIDResponse
+			if drawn, err = holdfastv1.NewObjectsClient(n.grpc).NewUniqueID(ctx, &holdfastv1.NewUniqueIDRequest{Class: class}); err == nil {
+				return placement.ParseID(drawn.GetId())
+			}
+			if status.Code(err) != codes.Unavailable {
+				return placement.ObjectID{}, err
+			}
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-t.C:
+		case <-c.ctx.Done():
+			t.Stop()
+			return placement.ObjectID{}, status.Error(codes.Canceled, errClosed.Error())
+		case <-ctx.Done():
+			t.Stop()
+			return placement.ObjectID{}, err
+		}
+	}
 }
 
 // learn takes the news of who owns a shard, which come with answers.

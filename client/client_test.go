@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -42,6 +43,15 @@ type node struct {
 
 func (n *node) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {
 	return frame.NewMux(stream, (*script)(n), frame.Options{}).Run(stream.Context())
+}
+
+// NewUniqueID implements holdfastv1.ObjectsServer: there is one class.
+func (*node) NewUniqueID(_ context.Context, req *holdfastv1.NewUniqueIDRequest) (*holdfastv1.NewUniqueIDResponse, error) {
+	if req.GetClass() != "C" {
+		return nil, fault.New(fault.UnknownClass, "class %q", req.GetClass())
+	}
+	id, err := placement.NewNamespace("C").NewUniqueID(rand.Reader)
+	return &holdfastv1.NewUniqueIDResponse{Id: id.String()}, err
 }
 
 // script is a node as the handler of its streams.
@@ -139,6 +149,30 @@ func TestCallArrives(t *testing.T) {
 	}
 	if _, err := c.Name("Counter", "x").CallJSON(t.Context(), "M", make(chan int)); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("arguments that JSON can't say: got %v", err)
+	}
+}
+
+func TestNewUniqueID(t *testing.T) {
+	t.Parallel()
+	n := serve(t, "127.0.0.1:0", echo)
+	c := connect(t, n.addr)
+	id, err := c.NewUniqueID(t.Context(), "C")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := placement.NewNamespace("C").Check(id); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.NewUniqueID(t.Context(), "Other"); fault.ReasonOf(err) != fault.UnknownClass {
+		t.Errorf("no such class: got %v", err)
+	}
+	n.stop()
+	if _, err := c.NewUniqueID(expired(t), "C"); err == nil {
+		t.Error("got an id of nobody")
+	}
+	c.Close()
+	if _, err := c.NewUniqueID(t.Context(), "C"); status.Code(err) != codes.Canceled {
+		t.Errorf("closed: got %v", err)
 	}
 }
 

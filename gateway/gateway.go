@@ -34,6 +34,8 @@ import (
 // Router takes calls to their owners; package router has the contract.
 type Router interface {
 	Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error))
+	// NewUniqueID draws the id of a new object of a class.
+	NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error)
 }
 
 // Config of a Gateway.
@@ -390,7 +392,7 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 	}
 	switch {
 	case req.Class == "":
-		return nil, fault.New(fault.UnknownClass, "class: must be given")
+		return nil, errNoClass()
 	case req.Method == "":
 		return nil, fault.New(fault.UnknownMethod, "method: must be given")
 	}
@@ -405,6 +407,23 @@ func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfa
 	}
 	return &holdfastv1.CallResponse{Json: string(resp.Body)}, nil
 }
+
+// NewUniqueID implements holdfastv1.ObjectsServer.
+func (g *Gateway) NewUniqueID(ctx context.Context, in *holdfastv1.NewUniqueIDRequest) (*holdfastv1.NewUniqueIDResponse, error) {
+	if in.GetClass() == "" {
+		return nil, errNoClass()
+	}
+	if err := checkReserved(&frame.Request{Class: in.GetClass()}); err != nil {
+		return nil, err
+	}
+	id, err := g.cfg.Router.NewUniqueID(ctx, in.GetClass())
+	if err != nil {
+		return nil, err
+	}
+	return &holdfastv1.NewUniqueIDResponse{Id: id.String()}, nil
+}
+
+func errNoClass() error { return fault.New(fault.UnknownClass, "class: must be given") }
 
 // Stream implements holdfastv1.ObjectsServer.
 func (g *Gateway) Stream(stream grpc.BidiStreamingServer[holdfastv1.Frames, holdfastv1.Frames]) error {

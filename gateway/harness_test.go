@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast-io/holdfast/examples/counter"
 	"github.com/holdfast-io/holdfast/gateway"
 	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
@@ -34,6 +35,11 @@ func (r router) Route(req *frame.Request, reply func(frame.Response)) func(error
 	c := &routed{Request: req, reply: reply, canceled: make(chan error, 1)}
 	r <- c
 	return func(cause error) { c.canceled <- cause }
+}
+
+// NewUniqueID implements gateway.Router: the id is of a name, so that the test knows it.
+func (r router) NewUniqueID(_ context.Context, class string) (placement.ObjectID, error) {
+	return placement.NewNamespace(class).IDFromName("drawn"), nil
 }
 
 // world is a gateway and a client of it, over a connection in memory.

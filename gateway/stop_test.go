@@ -2,6 +2,7 @@ package gateway_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/gateway"
 	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/placement"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
@@ -30,6 +32,11 @@ type silent struct{ called, canceled chan struct{} }
 func (s *silent) Route(*frame.Request, func(frame.Response)) func(error) {
 	s.called <- struct{}{}
 	return func(error) { s.canceled <- struct{}{} }
+}
+
+// NewUniqueID implements gateway.Router.
+func (*silent) NewUniqueID(context.Context, string) (placement.ObjectID, error) {
+	return placement.ObjectID{}, errors.New("not expected")
 }
 
 // deaf is an Admin that waits for its context.

@@ -57,6 +57,11 @@ func (o objectCalls) Call(ctx context.Context, c *actor.Outgoing, done func(acto
 	return o.n.router.Call(ctx, c, done)
 }
 
+// NewUniqueID implements actor.Caller.
+func (o objectCalls) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
+	return o.n.router.NewUniqueID(ctx, class)
+}
+
 // raftTransport lets a replica.Host send through peer.Peers.
 type raftTransport struct{ *peer.Peers }
 

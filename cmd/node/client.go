@@ -112,6 +112,24 @@ func (c *callCmd) Run(ctx context.Context, e env) error {
 	})
 }
 
+type newIDCmd struct {
+	addrFlag
+
+	Class string `arg:"" help:"The class, such as Counter."`
+}
+
+// Run implements the command.
+func (c *newIDCmd) Run(ctx context.Context, e env) error {
+	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
+		drawn, err := holdfastv1.NewObjectsClient(conn).NewUniqueID(ctx, &holdfastv1.NewUniqueIDRequest{Class: c.Class})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(e.stdout, drawn.GetId())
+		return err
+	})
+}
+
 type statusCmd struct {
 	addrFlag
 

@@ -30,6 +30,7 @@ type cli struct {
 	Dev     devCmd     `cmd:"" help:"Run one node on loopback, with everything on and its data in .holdfast/."`
 	Serve   serveCmd   `cmd:"" help:"Run a node of a cluster."`
 	Call    callCmd    `cmd:"" help:"Call a method of an object and print the reply as JSON."`
+	NewID   newIDCmd   `cmd:"" name:"new-id" help:"Draw the id of a new object of a class, for 'call --id'."`
 	Status  statusCmd  `cmd:"" help:"Show nodes, shards, owners, replicas and what is moving."`
 	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
 	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`

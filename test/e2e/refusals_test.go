@@ -222,6 +222,15 @@ func objectsRefusals(t *testing.T, p *process) {
 	refused(t, "no object", call(&holdfastv1.CallRequest{Class: "Counter", Method: "Get"}), codes.InvalidArgument, fault.MissingObject, "name or id")
 	refused(t, "no id", byID("xyz"), codes.InvalidArgument, fault.InvalidID, "id", "64")
 	refused(t, "id of another class", byID(foreign), codes.InvalidArgument, fault.InvalidID, foreign, "Counter")
+	drawn, err := objects.NewUniqueID(with(t), &holdfastv1.NewUniqueIDRequest{Class: "Counter"})
+	if err == nil {
+		err = byID(drawn.GetId())
+	}
+	if err != nil {
+		t.Errorf("an id that was drawn: %v", err)
+	}
+	_, err = objects.NewUniqueID(with(t), &holdfastv1.NewUniqueIDRequest{Class: "Nope"})
+	refused(t, "an id of an unknown class", err, codes.NotFound, fault.UnknownClass, `"Nope"`)
 	refused(t, "no class", named("", "a", "Get", ""), codes.NotFound, fault.UnknownClass, "class")
 	refused(t, "unknown class", named("Nope", "a", "Get", ""), codes.NotFound, fault.UnknownClass, `"Nope"`)
 	refused(t, "reserved class", named("holdfast.System", "cluster", "Facts", ""), codes.NotFound, fault.UnknownClass, "reserved")

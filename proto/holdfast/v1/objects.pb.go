@@ -24,6 +24,96 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type NewUniqueIDRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The class, by the name it is registered under.
+	Class         string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewUniqueIDRequest) Reset() {
+	*x = NewUniqueIDRequest{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewUniqueIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewUniqueIDRequest) ProtoMessage() {}
+
+func (x *NewUniqueIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewUniqueIDRequest.ProtoReflect.Descriptor instead.
+func (*NewUniqueIDRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *NewUniqueIDRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+type NewUniqueIDResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 64 hex digits.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NewUniqueIDResponse) Reset() {
+	*x = NewUniqueIDResponse{}
+	mi := &file_holdfast_v1_objects_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NewUniqueIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NewUniqueIDResponse) ProtoMessage() {}
+
+func (x *NewUniqueIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_objects_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NewUniqueIDResponse.ProtoReflect.Descriptor instead.
+func (*NewUniqueIDResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NewUniqueIDResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type CallRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The class, by the name it is registered under.
@@ -42,14 +132,18 @@ type CallRequest struct {
 	// Names this call, in 1 to 128 bytes of UTF-8, so that it can be sent again when its outcome is not
 	// known: of the calls of an object with one id, method and arguments, one has an effect, and the
 	// others get its reply. As metadata holdfast-request-id for calls of a class's own service.
-	RequestId     *string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3,oneof" json:"request_id,omitempty"`
+	RequestId *string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3,oneof" json:"request_id,omitempty"`
+	// The object must exist: have data or an alarm. If it has neither the call fails with NOT_FOUND,
+	// reason UNKNOWN_OBJECT, and nothing runs. As metadata holdfast-existing: true for calls of a class's
+	// own service.
+	Existing      bool `protobuf:"varint,7,opt,name=existing,proto3" json:"existing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CallRequest) Reset() {
 	*x = CallRequest{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[0]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -61,7 +155,7 @@ func (x *CallRequest) String() string {
 func (*CallRequest) ProtoMessage() {}
 
 func (x *CallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[0]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -74,7 +168,7 @@ func (x *CallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
 func (*CallRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{0}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CallRequest) GetClass() string {
@@ -130,6 +224,13 @@ func (x *CallRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *CallRequest) GetExisting() bool {
+	if x != nil {
+		return x.Existing
+	}
+	return false
+}
+
 type isCallRequest_Object interface {
 	isCallRequest_Object()
 }
@@ -158,7 +259,7 @@ type CallResponse struct {
 
 func (x *CallResponse) Reset() {
 	*x = CallResponse{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[1]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -170,7 +271,7 @@ func (x *CallResponse) String() string {
 func (*CallResponse) ProtoMessage() {}
 
 func (x *CallResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[1]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -183,7 +284,7 @@ func (x *CallResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallResponse.ProtoReflect.Descriptor instead.
 func (*CallResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{1}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CallResponse) GetJson() string {
@@ -203,7 +304,7 @@ type Frames struct {
 
 func (x *Frames) Reset() {
 	*x = Frames{}
-	mi := &file_holdfast_v1_objects_proto_msgTypes[2]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -215,7 +316,7 @@ func (x *Frames) String() string {
 func (*Frames) ProtoMessage() {}
 
 func (x *Frames) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_objects_proto_msgTypes[2]
+	mi := &file_holdfast_v1_objects_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -228,7 +329,7 @@ func (x *Frames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Frames.ProtoReflect.Descriptor instead.
 func (*Frames) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{2}
+	return file_holdfast_v1_objects_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Frames) GetData() []byte {
@@ -242,7 +343,11 @@ var File_holdfast_v1_objects_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\n" +
-	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\"\xb4\x01\n" +
+	"\x19holdfast/v1/objects.proto\x12\vholdfast.v1\"*\n" +
+	"\x12NewUniqueIDRequest\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\"%\n" +
+	"\x13NewUniqueIDResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xd0\x01\n" +
 	"\vCallRequest\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x12\x10\n" +
@@ -250,15 +355,17 @@ const file_holdfast_v1_objects_proto_rawDesc = "" +
 	"\x06method\x18\x04 \x01(\tR\x06method\x12\x12\n" +
 	"\x04json\x18\x05 \x01(\tR\x04json\x12\"\n" +
 	"\n" +
-	"request_id\x18\x06 \x01(\tH\x01R\trequestId\x88\x01\x01B\b\n" +
+	"request_id\x18\x06 \x01(\tH\x01R\trequestId\x88\x01\x01\x12\x1a\n" +
+	"\bexisting\x18\a \x01(\bR\bexistingB\b\n" +
 	"\x06objectB\r\n" +
 	"\v_request_id\"\"\n" +
 	"\fCallResponse\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\tR\x04json\"\x1c\n" +
 	"\x06Frames\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data2~\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data2\xd0\x01\n" +
 	"\aObjects\x12;\n" +
-	"\x04Call\x12\x18.holdfast.v1.CallRequest\x1a\x19.holdfast.v1.CallResponse\x126\n" +
+	"\x04Call\x12\x18.holdfast.v1.CallRequest\x1a\x19.holdfast.v1.CallResponse\x12P\n" +
+	"\vNewUniqueID\x12\x1f.holdfast.v1.NewUniqueIDRequest\x1a .holdfast.v1.NewUniqueIDResponse\x126\n" +
 	"\x06Stream\x12\x13.holdfast.v1.Frames\x1a\x13.holdfast.v1.Frames(\x010\x01B>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
@@ -273,19 +380,23 @@ func file_holdfast_v1_objects_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_objects_proto_rawDescData
 }
 
-var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_holdfast_v1_objects_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_holdfast_v1_objects_proto_goTypes = []any{
-	(*CallRequest)(nil),  // 0: holdfast.v1.CallRequest
-	(*CallResponse)(nil), // 1: holdfast.v1.CallResponse
-	(*Frames)(nil),       // 2: holdfast.v1.Frames
+	(*NewUniqueIDRequest)(nil),  // 0: holdfast.v1.NewUniqueIDRequest
+	(*NewUniqueIDResponse)(nil), // 1: holdfast.v1.NewUniqueIDResponse
+	(*CallRequest)(nil),         // 2: holdfast.v1.CallRequest
+	(*CallResponse)(nil),        // 3: holdfast.v1.CallResponse
+	(*Frames)(nil),              // 4: holdfast.v1.Frames
 }
 var file_holdfast_v1_objects_proto_depIdxs = []int32{
-	0, // 0: holdfast.v1.Objects.Call:input_type -> holdfast.v1.CallRequest
-	2, // 1: holdfast.v1.Objects.Stream:input_type -> holdfast.v1.Frames
-	1, // 2: holdfast.v1.Objects.Call:output_type -> holdfast.v1.CallResponse
-	2, // 3: holdfast.v1.Objects.Stream:output_type -> holdfast.v1.Frames
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	2, // 0: holdfast.v1.Objects.Call:input_type -> holdfast.v1.CallRequest
+	0, // 1: holdfast.v1.Objects.NewUniqueID:input_type -> holdfast.v1.NewUniqueIDRequest
+	4, // 2: holdfast.v1.Objects.Stream:input_type -> holdfast.v1.Frames
+	3, // 3: holdfast.v1.Objects.Call:output_type -> holdfast.v1.CallResponse
+	1, // 4: holdfast.v1.Objects.NewUniqueID:output_type -> holdfast.v1.NewUniqueIDResponse
+	4, // 5: holdfast.v1.Objects.Stream:output_type -> holdfast.v1.Frames
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -296,7 +407,7 @@ func file_holdfast_v1_objects_proto_init() {
 	if File_holdfast_v1_objects_proto != nil {
 		return
 	}
-	file_holdfast_v1_objects_proto_msgTypes[0].OneofWrappers = []any{
+	file_holdfast_v1_objects_proto_msgTypes[2].OneofWrappers = []any{
 		(*CallRequest_Name)(nil),
 		(*CallRequest_Id)(nil),
 	}
@@ -306,7 +417,7 @@ func file_holdfast_v1_objects_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_objects_proto_rawDesc), len(file_holdfast_v1_objects_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

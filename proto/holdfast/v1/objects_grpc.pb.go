@@ -22,8 +22,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Objects_Call_FullMethodName   = "/holdfast.v1.Objects/Call"
-	Objects_Stream_FullMethodName = "/holdfast.v1.Objects/Stream"
+	Objects_Call_FullMethodName        = "/holdfast.v1.Objects/Call"
+	Objects_NewUniqueID_FullMethodName = "/holdfast.v1.Objects/NewUniqueID"
+	Objects_Stream_FullMethodName      = "/holdfast.v1.Objects/Stream"
 )
 
 // ObjectsClient is the client API for Objects service.
@@ -35,6 +36,9 @@ type ObjectsClient interface {
 	// Call delivers one event to one object and answers when what it wrote is durable.
 	// Errors carry google.rpc.ErrorInfo with domain "holdfast".
 	Call(ctx context.Context, in *CallRequest, opts ...grpc.CallOption) (*CallResponse, error)
+	// NewUniqueID draws the id of a new object, which no name has. The object comes to be as any does,
+	// when it is called by that id and writes.
+	NewUniqueID(ctx context.Context, in *NewUniqueIDRequest, opts ...grpc.CallOption) (*NewUniqueIDResponse, error)
 	// Stream carries many calls at once, each with an id, in order per stream. It is what the Go
 	// client and the nodes among themselves speak; docs/format/frames.md has the frames.
 	Stream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[Frames, Frames], error)
@@ -52,6 +56,16 @@ func (c *objectsClient) Call(ctx context.Context, in *CallRequest, opts ...grpc.
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(CallResponse)
 	err := c.cc.Invoke(ctx, Objects_Call_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *objectsClient) NewUniqueID(ctx context.Context, in *NewUniqueIDRequest, opts ...grpc.CallOption) (*NewUniqueIDResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(NewUniqueIDResponse)
+	err := c.cc.Invoke(ctx, Objects_NewUniqueID_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -80,6 +94,9 @@ type ObjectsServer interface {
 	// Call delivers one event to one object and answers when what it wrote is durable.
 	// Errors carry google.rpc.ErrorInfo with domain "holdfast".
 	Call(context.Context, *CallRequest) (*CallResponse, error)
+	// NewUniqueID draws the id of a new object, which no name has. The object comes to be as any does,
+	// when it is called by that id and writes.
+	NewUniqueID(context.Context, *NewUniqueIDRequest) (*NewUniqueIDResponse, error)
 	// Stream carries many calls at once, each with an id, in order per stream. It is what the Go
 	// client and the nodes among themselves speak; docs/format/frames.md has the frames.
 	Stream(grpc.BidiStreamingServer[Frames, Frames]) error
@@ -95,6 +112,9 @@ type UnimplementedObjectsServer struct{}
 
 func (UnimplementedObjectsServer) Call(context.Context, *CallRequest) (*CallResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Call not implemented")
+}
+func (UnimplementedObjectsServer) NewUniqueID(context.Context, *NewUniqueIDRequest) (*NewUniqueIDResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method NewUniqueID not implemented")
 }
 func (UnimplementedObjectsServer) Stream(grpc.BidiStreamingServer[Frames, Frames]) error {
 	return status.Error(codes.Unimplemented, "method Stream not implemented")
@@ -138,6 +158,24 @@ func _Objects_Call_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Objects_NewUniqueID_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(NewUniqueIDRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ObjectsServer).NewUniqueID(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Objects_NewUniqueID_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ObjectsServer).NewUniqueID(ctx, req.(*NewUniqueIDRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Objects_Stream_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(ObjectsServer).Stream(&grpc.GenericServerStream[Frames, Frames]{ServerStream: stream})
 }
@@ -155,6 +193,10 @@ var Objects_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Call",
 			Handler:    _Objects_Call_Handler,
+		},
+		{
+			MethodName: "NewUniqueID",
+			Handler:    _Objects_NewUniqueID_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

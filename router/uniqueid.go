@@ -1,0 +1,26 @@
+package router
+
+import (
+	"context"
+	"crypto/rand"
+
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/placement"
+)
+
+// NewUniqueID draws the id of a new object of a class. It asks the cluster only for a class that this
+// node does not know.
+func (r *Router) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
+	facts, known := r.cfg.Facts.Class(class)
+	if !known {
+		ctx, cancel := context.WithTimeout(ctx, refreshTimeout)
+		defer cancel()
+		if err := r.cfg.Facts.Refresh(ctx); err != nil {
+			return placement.ObjectID{}, fault.New(fault.NoOwner, "class %q is not known here, and the cluster can't be asked for it at the moment: %v", class, err)
+		}
+		if facts, known = r.cfg.Facts.Class(class); !known {
+			return placement.ObjectID{}, fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", class)
+		}
+	}
+	return r.namespace(facts.UniqueKey).NewUniqueID(rand.Reader)
+}
