@@ -35,6 +35,9 @@ type Call struct {
 	// RequestID names the call among all that the object is sent: of those with the same id one runs,
 	// and the others get its answer. At most storage.MaxRequestIDBytes; empty: none.
 	RequestID string
+	// Existing says that the object must exist: if it does not, nothing runs, and the answer is
+	// UNKNOWN_OBJECT.
+	Existing bool
 	// Deadline ends the call; zero: never.
 	Deadline time.Time
 	// Chain are the events that wait for the call, when an object has made it.

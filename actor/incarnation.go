@@ -149,6 +149,10 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 		i.poll()
 		return Result{}, true
 	}
+	if e.call.Existing && !i.exists {
+		return Result{Err: fault.New(fault.UnknownObject, "object %s does not exist: it has no stored data; nothing ran",
+			label(i.class.Name, e.call.Name, e.call.Named, i.ref.ID))}, true
+	}
 	method, err := i.method(e)
 	if err != nil {
 		return Result{Err: err}, true

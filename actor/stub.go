@@ -47,6 +47,8 @@ type Outgoing struct {
 	Name  string
 	Named bool
 	ID    placement.ObjectID
+	// Existing says that the other must exist.
+	Existing bool
 	// Method is "/package.Service/Method".
 	Method   string
 	Body     []byte
@@ -90,6 +92,8 @@ type Stub struct {
 	name  string
 	named bool
 	id    placement.ObjectID
+	// existing says that the object must exist.
+	existing bool
 }
 
 // Object returns a stub of the object of a class that has a name: any UTF-8, also empty. Making one
@@ -110,6 +114,14 @@ func (s *State) NewUniqueID(ctx context.Context, class string) (placement.Object
 		return placement.ObjectID{}, err
 	}
 	return s.o.shard.manager.cfg.Caller.NewUniqueID(ctx, class)
+}
+
+// Existing returns a stub of the same object whose calls fail with UNKNOWN_OBJECT when the object does
+// not exist, that is, has neither data nor an alarm. Nothing of it runs then, and it does not come to be.
+func (s *Stub) Existing() *Stub {
+	existing := *s
+	existing.existing = true
+	return &existing
 }
 
 // checkClass refuses a class that objects can't call.
@@ -191,7 +203,7 @@ func (s *Stub) let(ctx context.Context, e *event, method string, body []byte) Re
 	defer cancel()
 	answered := make(chan Result, 1)
 	abandon := s.i.shard.manager.cfg.Caller.Call(ctx, &Outgoing{
-		Class: s.class, Name: s.name, Named: s.named, ID: s.id, Method: method, Body: body, Deadline: until, Chain: chain,
+		Class: s.class, Name: s.name, Named: s.named, ID: s.id, Existing: s.existing, Method: method, Body: body, Deadline: until, Chain: chain,
 	}, func(r Result) { answered <- r })
 	var result Result
 	select {

@@ -311,6 +311,49 @@ func TestLostCallStaysInDoubt(t *testing.T) {
 	}
 }
 
+func TestExisting(t *testing.T) {
+	t.Parallel()
+	got := make(chan *frame.Request, 3)
+	n := serve(t, "127.0.0.1:0", func(req *frame.Request, reply func(frame.Response)) func(error) {
+		got <- req
+		if req.Existing {
+			reply(frame.ErrorResponse(fault.New(fault.UnknownObject, "")))
+			return nil
+		}
+		return echo(req, reply)
+	})
+	o := connect(t, n.addr).Name("C", "x")
+	if _, err := o.Existing().CallJSON(t.Context(), "M", 5); fault.ReasonOf(err) != fault.UnknownObject {
+		t.Errorf("got %v", err)
+	}
+	if _, err := o.CallJSON(t.Context(), "M", 5); err != nil {
+		t.Error(err)
+	}
+	if _, err := o.Existing().NewStream(t.Context(), &grpc.StreamDesc{ServerStreams: true}, "/s/M"); fault.ReasonOf(err) != fault.UnknownObject {
+		t.Errorf("stream: got %v", err)
+	}
+	if a, b, c := <-got, <-got, <-got; !a.Existing || b.Existing || !c.Existing || a.Name != "x" {
+		t.Errorf("got %+v, %+v, %+v", a, b, c)
+	}
+}
+
+// It is not said not to be there when a try before may have deleted it.
+func TestLostCallOfWhatMustExistStaysInDoubt(t *testing.T) {
+	t.Parallel()
+	var calls atomic.Int64
+	n := serve(t, "127.0.0.1:0", func(_ *frame.Request, reply func(frame.Response)) func(error) {
+		reason := fault.UnknownObject
+		if calls.Add(1) == 1 {
+			reason = fault.OutcomeUnknown
+		}
+		reply(frame.ErrorResponse(fault.New(reason, "")))
+		return nil
+	})
+	if _, err := connect(t, n.addr).Name("C", "x").Existing().CallJSON(t.Context(), "M", 5); fault.ReasonOf(err) != fault.OutcomeUnknown || calls.Load() != 2 {
+		t.Errorf("got %v after %d calls", err, calls.Load())
+	}
+}
+
 // A call of Send that is lost is not made again when one behind it may have run.
 func TestLostCallIsNotMadeAgainAfterALaterOne(t *testing.T) {
 	t.Parallel()

@@ -34,6 +34,8 @@ type Object struct {
 	name  string
 	named bool
 	id    placement.ObjectID
+	// existing says that the object must exist.
+	existing bool
 
 	sending sync.Mutex // held while calls are sent, so that they leave in order; taken before mu
 
@@ -63,6 +65,13 @@ type Pending struct {
 	abandoned bool
 	last      error // what it was refused with
 	doubt     bool  // it may have run, whatever it was refused with last
+}
+
+// Existing returns a stub of the same object whose calls fail with UNKNOWN_OBJECT when the object does
+// not exist, that is, has neither data nor an alarm. Nothing of it runs then, and it does not come to
+// be. The two stubs keep no order between each other.
+func (o *Object) Existing() *Object {
+	return &Object{c: o.c, class: o.class, name: o.name, named: o.named, id: o.id, existing: true, shard: -1}
 }
 
 // channels are reused: every call needs one for its answer.
@@ -161,7 +170,7 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	p.o, p.ctx = o, ctx
 	p.answered = channels.Get().(chan frame.Response) //nolint:forcetypeassert // nothing else is in it
 	p.req.Class, p.req.Method = o.class, frame.BareMethod(p.req.Method)
-	p.req.Name, p.req.Named, p.req.ID = o.name, o.named, o.id
+	p.req.Name, p.req.Named, p.req.ID, p.req.Existing = o.name, o.named, o.id, o.existing
 	var err error
 	var ids []string
 	p.req.Metadata, ids = outgoing(ctx)
@@ -272,7 +281,7 @@ func (o *Object) answer(p *Pending, resp frame.Response) {
 		i, _ := slices.BinarySearchFunc(o.line, p, func(a, b *Pending) int { return cmp.Compare(a.number, b.number) })
 		o.line = slices.Insert(o.line, i, p)
 		o.wait = min(max(2*o.wait, retryMin), retryMax)
-	case p.doubt && (reason.Retryable() || reason == fault.Overloaded):
+	case p.doubt && (reason.Retryable() || reason == fault.Overloaded || o.existing && reason == fault.UnknownObject):
 		resp = frame.ErrorResponse(p.last)
 		fallthrough
 	case reason == fault.OutcomeUnknown, reason == fault.ObjectReset, reason == fault.Panic:

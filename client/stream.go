@@ -60,7 +60,7 @@ func (o *Object) openStream(ctx, opening context.Context, desc *grpc.StreamDesc,
 		return nil, fault.New(fault.InvalidArgument, "%s: streams take none", keyRequestID)
 	}
 	req := &frame.Request{
-		Class: o.class, Method: frame.BareMethod(method), Name: o.name, Named: o.named, ID: o.id,
+		Class: o.class, Method: frame.BareMethod(method), Name: o.name, Named: o.named, ID: o.id, Existing: o.existing,
 		Metadata: md, Pipe: &s.caller.Pipe,
 	}
 	req.Deadline, _ = ctx.Deadline()

@@ -304,7 +304,7 @@ func checkReserved(req *frame.Request) error {
 	return nil
 }
 
-// The metadata keys that are Holdfast's own: those that name the object, and one that names the call.
+// The metadata keys that are Holdfast's own: those that name the object, and what is said of the call.
 const (
 	keyName    = "holdfast-name"
 	keyNameBin = "holdfast-name-bin"
@@ -312,6 +312,8 @@ const (
 	keyPrefix  = "holdfast-"
 	// keyRequestID names the call itself, so that it can be sent again.
 	keyRequestID = "holdfast-request-id"
+	// keyExisting says, with "true", that the object must exist.
+	keyExisting = "holdfast-existing"
 )
 
 // newRequest reads the metadata of a call.
@@ -347,6 +349,12 @@ func newRequest(ctx context.Context, method string, body []byte) (*frame.Request
 			}
 		}
 	}
+	if values := md.Get(keyExisting); len(values) > 0 {
+		if len(values) > 1 || values[0] != "true" && values[0] != "false" {
+			return nil, fault.New(fault.InvalidArgument, "%s: must be one of true and false, is %.64q", keyExisting, values)
+		}
+		req.Existing = values[0] == "true"
+	}
 	switch {
 	case named == 0:
 		return nil, fault.New(fault.MissingObject, "which object? Send metadata %s (printable ASCII), %s (any UTF-8) or %s (64 hex digits)", keyName, keyNameBin, keyID)
@@ -377,7 +385,7 @@ func internalKey(key string) bool {
 
 // Call implements holdfastv1.ObjectsServer.
 func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfastv1.CallResponse, error) {
-	req := &frame.Request{Class: in.GetClass(), Method: in.GetMethod(), JSON: true, Body: []byte(in.GetJson())}
+	req := &frame.Request{Class: in.GetClass(), Method: in.GetMethod(), JSON: true, Body: []byte(in.GetJson()), Existing: in.GetExisting()}
 	switch object := in.GetObject().(type) {
 	case *holdfastv1.CallRequest_Name:
 		req.Name, req.Named = object.Name, true

@@ -18,7 +18,7 @@ import (
 // outgoing is a call that an object makes.
 func outgoing() *actor.Outgoing {
 	return &actor.Outgoing{
-		Class: counter.Name, Name: "x", Named: true, Method: "/" + counter.Service + "/Get", Body: []byte("body"),
+		Class: counter.Name, Name: "x", Named: true, Existing: true, Method: "/" + counter.Service + "/Get", Body: []byte("body"),
 		Deadline: time.Now().Add(time.Minute),
 		Chain:    []actor.Link{{Event: 1, Label: `Relay "a"`}, {Event: 2, Label: `Relay "b"`}},
 	}
@@ -49,7 +49,7 @@ func TestCallsOfObjects(t *testing.T) {
 				} else {
 					s := w.last(1)
 					want := frame.Request{
-						Class: counter.Name, Method: "Get", Name: "x", Named: true, Body: []byte("body"), Deadline: out.Deadline, Hops: 1, Revision: 7,
+						Class: counter.Name, Method: "Get", Name: "x", Named: true, Body: []byte("body"), Deadline: out.Deadline, Existing: true, Hops: 1, Revision: 7,
 						Metadata: md, Chain: []frame.Link{{Event: 1, Label: `Relay "a"`}, {Event: 2, Label: `Relay "b"`}},
 					}
 					if diff := cmp.Diff(want, s.req); diff != "" {

@@ -307,7 +307,7 @@ func (r *Router) local(c *call) {
 	var try uint
 	ac := &actor.Call{
 		Shard: c.shard, Object: c.ref, Class: c.class.Name, Name: req.Name, Named: req.Named,
-		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Deadline: req.Deadline, Chain: chainOf(req),
+		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req),
 		Done: func(res actor.Result) {
 			if res.Err == nil {
 				c.answer(frame.Response{Body: res.Body})
@@ -370,6 +370,8 @@ func (r *Router) tried(c *call, try uint, err error, resp frame.Response) {
 	switch again, current := c.ended(try, err); {
 	case again:
 		r.again(c, err)
+	case current && c.req.Existing && fault.ReasonOf(err) == fault.UnknownObject:
+		c.giveUp(err) // A try before it may have run, and have deleted the object.
 	case current:
 		c.answer(resp)
 	}

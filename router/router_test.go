@@ -651,6 +651,27 @@ func TestACallInDoubtWithARequestIDIsTriedAgain(t *testing.T) {
 	})
 }
 
+// What must exist is decided by the owner alone: the request says so wherever it goes.
+func TestExistingGoesToTheOwner(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		req := named()
+		req.Existing = true
+		w.lead(2, 3)
+		a := w.route(req)
+		if s := w.last(1); !s.req.Existing {
+			t.Errorf("sent %+v", s.req)
+		}
+		w.last(1).done(frame.ErrorResponse(fault.New(fault.UnknownObject, "")))
+		a.fails(fault.UnknownObject)
+		w.lead(self, 4)
+		w.route(req)
+		if c := w.delivered()[0]; !c.Existing {
+			t.Errorf("delivered %+v", c)
+		}
+	})
+}
+
 // A call that has been in doubt is never said not to have run.
 func TestACallStaysInDoubt(t *testing.T) {
 	t.Parallel()
@@ -658,6 +679,7 @@ func TestACallStaysInDoubt(t *testing.T) {
 		"no owner":   noOwner(owner{}),
 		"not sent":   frame.ErrorResponse(&frame.LostError{Cause: errors.New("broken")}),
 		"overloaded": frame.ErrorResponse(fault.New(fault.Overloaded, "")),
+		"gone":       frame.ErrorResponse(fault.New(fault.UnknownObject, "")), // It may have been deleted by the first try.
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, func(_ *testing.T, w *world) {
@@ -670,9 +692,10 @@ func TestACallStaysInDoubt(t *testing.T) {
 					s.done(then)
 				}
 				req := identified()
+				req.Existing = name == "gone"
 				req.Deadline = time.Now().Add(200 * time.Millisecond)
 				w.route(req).fails(fault.OutcomeUnknown)
-				if len(w.sent()) < 3 {
+				if tries := len(w.sent()); tries < 3 && name != "gone" || tries < 2 {
 					t.Errorf("tried %d times", len(w.sent()))
 				}
 			})

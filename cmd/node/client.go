@@ -77,12 +77,13 @@ type callCmd struct {
 	objectFlags
 
 	RequestID string   `help:"Names this call, so that it can be made again when its outcome is not known: the same id, method and arguments never have a second effect, and get the first reply." placeholder:"ID" env:"-"`
+	Existing  bool     `help:"Fail with UNKNOWN_OBJECT, and run nothing, if the object does not exist."`
 	Args      []string `arg:"" help:"NAME METHOD [JSON], or METHOD [JSON] with --id." name:"name method json"`
 }
 
 // Run implements the command.
 func (c *callCmd) Run(ctx context.Context, e env) error {
-	req := &holdfastv1.CallRequest{Class: c.Class}
+	req := &holdfastv1.CallRequest{Class: c.Class, Existing: c.Existing}
 	if c.RequestID != "" {
 		req.RequestId = &c.RequestID
 	}

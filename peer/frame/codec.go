@@ -35,8 +35,14 @@ const (
 	flagLast      = 1 << 2 // no message: the caller sends no more
 )
 
-// featureStreams is the bit of a ping that says: I know kinds 10 to 12.
-const featureStreams = 1 << 0
+// The bits of a ping.
+const (
+	featureStreams  = 1 << 0 // I know kinds 10 to 12
+	featureExisting = 1 << 1 // I know hopsExisting
+)
+
+// hopsExisting is set in the hops of a call whose object must exist.
+const hopsExisting = 1 << 7
 
 // Flags of calls, queries and replies.
 const (
@@ -132,7 +138,11 @@ func (r *Request) append(dst []byte, call uint64, now time.Time, first []byte, t
 	if total > len(first) {
 		flags |= flagMore
 	}
-	dst = append(dst, flags, r.Hops)
+	hops := r.Hops &^ hopsExisting
+	if r.Existing {
+		hops |= hopsExisting
+	}
+	dst = append(dst, flags, hops)
 	dst = binary.AppendUvarint(dst, r.Revision)
 	dst = appendString(dst, r.Class)
 	dst = appendString(dst, r.Method)
@@ -165,7 +175,8 @@ func (r *Request) decode(b []byte, now time.Time, names *names) (total int, err 
 	d := decoder{b: b}
 	flags := d.byte()
 	r.Named, r.JSON, r.Ordered = flags&flagNamed != 0, flags&flagJSON != 0, flags&flagOrdered != 0
-	r.Hops = d.byte()
+	hops := d.byte()
+	r.Hops, r.Existing = hops&^hopsExisting, hops&hopsExisting != 0
 	r.Revision = d.uvarint()
 	r.Class, r.Method = names.get(d.bytes(MethodBytesMax)), names.get(d.bytes(MethodBytesMax))
 	if r.Named {
@@ -319,7 +330,7 @@ func decodeCredit(b []byte) (flags byte, messages, bytes int, err error) {
 // appendPing appends a ping that says what this side knows.
 func appendPing(dst []byte) []byte {
 	dst, start := beginFrame(dst, kindPing, 0)
-	return endFrame(binary.AppendUvarint(dst, featureStreams), start)
+	return endFrame(binary.AppendUvarint(dst, featureStreams|featureExisting), start)
 }
 
 // decodePing returns what the other side knows; releases before it was asked say nothing.

@@ -69,6 +69,9 @@ type Request struct {
 	// RequestID makes the call one that is safe to send again: the object runs it once and answers the
 	// others with the first's answer. Empty: none.
 	RequestID string
+	// Existing says that the object must exist: if it does not, nothing runs. It is not sent to a side
+	// that has not said that it knows this.
+	Existing bool
 	// Chain are the events that wait for the call, the first caller's first; empty when no object made
 	// it. Only nodes may say so: what a client says of it is dropped.
 	Chain []Link

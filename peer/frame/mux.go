@@ -222,6 +222,7 @@ func nothing(error) {}
 //
 // A streamed call lasts until done is called, and has messages meanwhile, which wait in the request's
 // Pipe. It is not made while the other side has not said that it knows streams: LostError, not sent.
+// Neither is a call of an object that must exist; to a side that does not know such calls: NO_OWNER.
 //
 // The error is OVERLOADED when a bound of Options is reached, a LostError when the conversation has
 // ended or does before the answer came.
@@ -239,6 +240,9 @@ func (m *Mux) Call(req *Request, done func(Response)) (cancel func(cause error))
 	err := m.refuseLocked(len(req.Body))
 	if err == nil && req.Pipe != nil {
 		err = m.refuseStreamLocked()
+	}
+	if err == nil && req.Existing {
+		err = m.refuseExistingLocked()
 	}
 	if err != nil {
 		m.mu.Unlock()
@@ -359,6 +363,18 @@ func (m *Mux) refuseLocked(size int) error {
 		return fault.New(fault.Overloaded, "too many calls on one connection: at most %d", m.o.CallsMax)
 	case m.queue.bytes+size > m.o.QueueBytesMax:
 		return fault.New(fault.Overloaded, "too much waits to be sent on one connection: at most %d bytes", m.o.QueueBytesMax)
+	}
+	return nil
+}
+
+// refuseExistingLocked says why no call of an object that must exist can be made now: a side that does
+// not know of it would make the object.
+func (m *Mux) refuseExistingLocked() error {
+	switch {
+	case !m.greeted:
+		return &LostError{Cause: errGreeting}
+	case m.features&featureExisting == 0:
+		return fault.New(fault.NoOwner, "the node at the other end runs a release that can't say whether an object exists: upgrade it")
 	}
 	return nil
 }

@@ -336,7 +336,7 @@ func (m *Mux) takeCredit(call uint64, b []byte) error {
 	return nil
 }
 
-// errGreeting is why nothing is streamed yet.
+// errGreeting is why nothing is sent yet that not every release knows.
 var errGreeting = errors.New("the other side has not said yet what it knows")
 
 // refuseStreamLocked says why no streamed call can be made now.

@@ -62,11 +62,32 @@ func TestRequestIDRunsOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	existingThroughAnyNode(ctx, t, nodes)
 	nodes[2].kill()
 	for i := range objects {
 		resp, err := at(i%2).Increment(identified(ctx, name(i), "first"), amount(5))
 		if err != nil || resp.GetValue() != 5 {
 			t.Errorf("%s after its owner may have died: got %v, %v, want 5", name(i), resp, err)
+		}
+	}
+}
+
+// existingThroughAnyNode: whichever node is asked, and whichever owns the object, one that must exist and
+// does not is not made.
+func existingThroughAnyNode(ctx context.Context, t *testing.T, nodes []*process) {
+	t.Helper()
+	for i := range 12 {
+		name := fmt.Sprintf("existing-%d", i)
+		must := metadata.AppendToOutgoingContext(ctx, "holdfast-name", name, "holdfast-existing", "true")
+		c := counterv1.NewCounterClient(nodes[i%3].conn())
+		if _, err := c.Increment(must, amount(1)); status.Code(err) != codes.NotFound || fault.ReasonOf(err) != fault.UnknownObject {
+			t.Errorf("%s: got %v", name, err)
+		}
+		if resp, err := c.Increment(identified(ctx, name, "makes it"), amount(2)); err != nil || resp.GetValue() != 2 {
+			t.Errorf("%s: got %v, %v, want 2", name, resp, err)
+		}
+		if resp, err := c.Increment(must, amount(1)); err != nil || resp.GetValue() != 3 {
+			t.Errorf("%s exists: got %v, %v, want 3", name, resp, err)
 		}
 	}
 }
