@@ -62,6 +62,7 @@ func (p *peerCalls) Query(kind string, body []byte, reply func([]byte, error)) {
 const (
 	queryStatus = "status"
 	queryList   = "list"
+	queryFind   = "find"
 	queryShow   = "show"
 	queryEvict  = "evict"
 	queryAlarms = "alarms"
@@ -69,6 +70,13 @@ const (
 	queryRearm  = "rearm"
 
 	queryTimeout = 10 * time.Second
+)
+
+const (
+	// findLooks is how many objects a query looks at for those with a name.
+	findLooks = 10_000
+	// findTime is how long a page is looked for; it ends with what was found by then.
+	findTime = 2 * time.Second
 )
 
 // shardQuery asks the owner of a shard about its objects.
@@ -79,6 +87,7 @@ type shardQuery struct {
 	After      *placement.ObjectID
 	StartAfter []byte
 	Limit      int
+	NamePrefix string
 	// Of alarms.
 	From      storage.AlarmPosition
 	ClassName string
@@ -93,6 +102,12 @@ type showAnswer struct {
 	CommitSequence uint64
 	Alarm          *storage.Alarm
 	Dead           *storage.DeadAlarm
+}
+
+// listAnswer are objects of a shard.
+type listAnswer struct {
+	Objects []storage.ObjectListing
+	Last    *placement.ObjectID // looked at; nil when no more are behind it
 }
 
 // errNotOwner says that a query came to the wrong node.
@@ -119,6 +134,13 @@ func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, er
 		return json.Marshal(n.manager.Evict(q.Shard, ref))
 	case queryList:
 		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.store.ListObjects(q.Shard, q.Class, q.After, q.Limit) })
+	case queryFind:
+		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) {
+			var a listAnswer
+			var err error
+			a.Objects, a.Last, err = n.store.FindObjects(q.Shard, q.Class, q.After, q.NamePrefix, q.Limit, findLooks)
+			return a, err
+		})
 	case queryAlarms:
 		return readOwned(ctx, n.host, n.id.Node, q.Shard, func() (any, error) { return n.listAlarms(q) })
 	case queryDead:
@@ -515,24 +537,56 @@ func (a *adminServer) ListObjects(ctx context.Context, req *holdfastv1.ListObjec
 		return nil, err
 	}
 	shard, after, err := parsePageToken(req.GetPageToken())
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	out := &holdfastv1.ListObjectsResponse{}
-	for ; shard < a.n.id.Shards; shard, after = shard+1, nil {
-		var list []storage.ObjectListing
-		want := size - len(out.GetObjects())
-		q := shardQuery{Shard: placement.ShardID(shard), Class: f.UniqueKey, After: after, Limit: want} //nolint:gosec // below MaxShards
-		if err := a.n.ask(ctx, queryList, q, &list); err != nil {
+	case req.GetAfter() == "":
+	case req.GetPageToken() != "":
+		return nil, fault.New(fault.InvalidArgument, "after: not with page_token, which says it")
+	default:
+		_, id, err := a.n.object(ctx, f.Name, "", req.GetAfter(), false)
+		if err != nil {
 			return nil, err
 		}
-		for _, o := range list {
+		shard, after = int(placement.ShardOf(id, a.n.id.Shards)), &id
+	}
+	out := &holdfastv1.ListObjectsResponse{}
+	for until := time.Now().Add(findTime); shard < a.n.id.Shards; {
+		q := shardQuery{Shard: placement.ShardID(shard), Class: f.UniqueKey, After: after, Limit: size - len(out.GetObjects()), NamePrefix: req.GetNamePrefix()} //nolint:gosec // below MaxShards
+		list, err := a.n.objectsOf(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		for _, o := range list.Objects {
 			out.Objects = append(out.Objects, &holdfastv1.ObjectSummary{Id: o.ID.String(), Name: o.Record.Name})
 		}
-		if len(list) == want {
-			out.NextPageToken = strconv.Itoa(shard) + "/" + list[len(list)-1].ID.String()
-			break
+		if after = list.Last; after == nil {
+			shard++
 		}
+		switch {
+		case len(out.GetObjects()) < size && (q.NamePrefix == "" || time.Now().Before(until)):
+		case after != nil:
+			out.NextPageToken = strconv.Itoa(shard) + "/" + after.String()
+			return out, nil
+		case shard < a.n.id.Shards:
+			out.NextPageToken = strconv.Itoa(shard) + "/"
+			return out, nil
+		}
+	}
+	return out, nil
+}
+
+// objectsOf returns objects of one shard: all, or with a prefix those that it begins the names of.
+func (n *Node) objectsOf(ctx context.Context, q shardQuery) (listAnswer, error) {
+	var out listAnswer
+	if q.NamePrefix != "" {
+		return out, n.ask(ctx, queryFind, q, &out)
+	}
+	if err := n.ask(ctx, queryList, q, &out.Objects); err != nil {
+		return out, err
+	}
+	if len(out.Objects) == q.Limit {
+		out.Last = &out.Objects[q.Limit-1].ID
 	}
 	return out, nil
 }
@@ -566,8 +620,8 @@ func cutPageToken(token string) (shard int, rest string, err error) {
 
 func parsePageToken(token string) (int, *placement.ObjectID, error) {
 	shard, rest, err := cutPageToken(token)
-	if err != nil || token == "" {
-		return 0, nil, err
+	if err != nil || rest == "" { // It begins the shard.
+		return shard, nil, err
 	}
 	id, err := placement.ParseID(rest)
 	if err != nil {

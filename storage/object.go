@@ -3,6 +3,7 @@ package storage
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
@@ -102,33 +103,70 @@ type ObjectListing struct {
 // order of their ids, those after the given id. It seeks from object to object: an object with a
 // million keys costs as much as one with a single key.
 func (s *Store) ListObjects(shard placement.ShardID, class string, after *placement.ObjectID, limit int) ([]ObjectListing, error) {
+	if limit <= 0 {
+		return nil, nil
+	}
+	var out []ObjectListing
+	err := s.eachObject(shard, class, after, func(o *ObjectListing) bool {
+		out = append(out, *o)
+		return len(out) < limit
+	})
+	return out, err
+}
+
+// FindObjects is ListObjects of those objects whose names begin with prefix. It looks at so many objects
+// at most. last is the one that it looked at last, unless there are no more behind it.
+func (s *Store) FindObjects(shard placement.ShardID, class string, after *placement.ObjectID, prefix string, limit, looks int) (out []ObjectListing, last *placement.ObjectID, err error) {
+	more := false
+	err = s.eachObject(shard, class, after, func(o *ObjectListing) bool {
+		if looks <= 0 || len(out) >= limit {
+			more = true
+			return false
+		}
+		if o.Record.Name != nil && strings.HasPrefix(*o.Record.Name, prefix) {
+			out = append(out, *o)
+		}
+		looks--
+		last = &o.ID
+		return true
+	})
+	if !more {
+		last = nil
+	}
+	return out, last, err
+}
+
+// eachObject calls fn with the objects of a class in one shard, those after the given id, until fn
+// returns false.
+func (s *Store) eachObject(shard placement.ShardID, class string, after *placement.ObjectID, fn func(*ObjectListing) bool) error {
 	lo, hi := classSpan(shard, class)
 	prefixBytes := len(lo)
 	it, err := s.Iter(lo, hi)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer it.Close()
-	var out []ObjectListing
 	at := lo
 	if after != nil {
 		_, at = ObjectSpan(shard, ObjectRef{Class: class, ID: *after})
 	}
-	for ok := it.SeekGE(at); ok && len(out) < limit; {
+	for ok := it.SeekGE(at); ok; {
 		key := it.Key()
 		if len(key) <= prefixBytes+len(placement.ObjectID{}) {
-			return nil, fmt.Errorf("%w: key %x of class %s is too short", ErrCorrupt, key, class)
+			return fmt.Errorf("%w: key %x of class %s is too short", ErrCorrupt, key, class)
 		}
 		ref := ObjectRef{Class: class, ID: placement.ObjectID(key[prefixBytes : prefixBytes+len(placement.ObjectID{})])}
 		if KeyKind(key[prefixBytes+len(ref.ID)]) == KindRecord {
 			record, err := DecodeRecord(it.Value())
 			if err != nil {
-				return nil, fmt.Errorf("object %s: %w", ref.ID, err)
+				return fmt.Errorf("object %s: %w", ref.ID, err)
 			}
-			out = append(out, ObjectListing{ID: ref.ID, Record: record})
+			if !fn(&ObjectListing{ID: ref.ID, Record: record}) {
+				return nil
+			}
 		}
 		_, end := ObjectSpan(shard, ref)
 		ok = it.SeekGE(end)
 	}
-	return out, it.Error()
+	return it.Error()
 }

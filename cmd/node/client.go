@@ -265,15 +265,17 @@ func stateText(n *holdfastv1.Node) string {
 type objectsCmd struct {
 	addrFlag
 
-	Class string `arg:"" help:"The class, such as Counter."`
-	Limit int    `help:"Stop after so many; 0 lists all." default:"0"`
+	Class  string `arg:"" help:"The class, such as Counter."`
+	Prefix string `help:"List those only whose name begins with this." placeholder:"TEXT" env:"-"`
+	After  string `help:"Begin behind this id, the last one of an earlier list." placeholder:"HEX" env:"-"`
+	Limit  int    `help:"Stop after so many; 0 lists all." default:"0"`
 }
 
 // Run implements the command.
 func (c *objectsCmd) Run(ctx context.Context, e env) error {
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		admin := holdfastv1.NewAdminClient(conn)
-		req := &holdfastv1.ListObjectsRequest{Class: c.Class, PageSize: 1000}
+		req := &holdfastv1.ListObjectsRequest{Class: c.Class, NamePrefix: c.Prefix, After: c.After, PageSize: 1000}
 		for listed := 0; ; {
 			page, err := admin.ListObjects(ctx, req)
 			if err != nil {
@@ -291,6 +293,7 @@ func (c *objectsCmd) Run(ctx context.Context, e env) error {
 					return nil
 				}
 			}
+			req.After = ""
 			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
 				return nil
 			}

@@ -5,11 +5,17 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+
+	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
 // dev is a node of one's own, run by the command line.
@@ -88,6 +94,13 @@ func TestDev(t *testing.T) { // not parallel: it tunes the process's garbage col
 		{[]string{"remove", "dev"}, 1, `^$`, `INVALID_ARGUMENT: node "dev": it is the last one alive`},
 		{[]string{"status"}, 0, `(?s)NODE .*\ndev .*alive  2 .*\n2 +dev +dev.*warning: 2 shards have one voter`, `^$`},
 		{[]string{"objects", "Counter", "--limit", "1"}, 0, `^[0-9a-f]{64} "x?"\n$`, `^$`},
+		{[]string{"objects", "Counter", "--prefix", "x"}, 0, `^[0-9a-f]{64} "x"\n$`, `^$`},
+		{[]string{"objects", "Counter", "--prefix", "xx"}, 0, `^$`, `^$`},
+		{[]string{"objects", "Counter", "--after", "00"}, 1, `^$`, `INVALID_ID: id: .*64 hex digits`},
+		{[]string{"objects", "Counter", "--after", strings.Repeat("0", 64)}, 1, `^$`, `INVALID_ID: .*not valid for this namespace, that of class Counter`},
+		{[]string{"call", "Counter", "never", "Increment", "--existing"}, 1, `^$`, `UNKNOWN_OBJECT: object Counter "never" does not exist`},
+		{[]string{"call", "Counter", "x", "Get", "--existing"}, 0, `^\{"value":"5"\}\n$`, `^$`},
+		{[]string{"new-id", "Other"}, 1, `^$`, `UNKNOWN_CLASS: .*"Other"`},
 	} {
 		status, stdout, stderr := d.run(tt.args...)
 		if status != tt.status || !regexp.MustCompile(tt.stdout).MatchString(stdout) || !regexp.MustCompile(tt.stderr).MatchString(stderr) {
@@ -97,6 +110,7 @@ func TestDev(t *testing.T) { // not parallel: it tunes the process's garbage col
 	if _, list, _ := d.run("objects", "Counter"); strings.Count(list, "\n") != 2 || !strings.Contains(list, `"x"`) || !strings.Contains(list, `""`) {
 		t.Errorf("objects:\n%s", list)
 	}
+	d.objectsInPages()
 	var st struct {
 		Nodes  []struct{ Name string }
 		Shards []struct{ Owner string }
@@ -120,4 +134,72 @@ func TestDev(t *testing.T) { // not parallel: it tunes the process's garbage col
 	if status, stderr := d.stop(); status != 0 {
 		t.Errorf("stopped with exit status %d: %s", status, stderr)
 	}
+}
+
+// objectsInPages makes objects, some without a name, and lists them a few at a time, in all ways that
+// there are to go on: each comes once.
+func (d *dev) objectsInPages() {
+	d.t.Helper()
+	succeed := func(args ...string) string {
+		d.t.Helper()
+		status, out, stderr := d.run(args...)
+		if status != 0 {
+			d.t.Fatalf("%q: %s", args, stderr)
+		}
+		return out
+	}
+	for i := range 9 {
+		succeed("call", "Counter", fmt.Sprintf("page-%d", i), "Increment")
+		succeed("call", "Counter", "--id", strings.TrimSpace(succeed("new-id", "Counter")), "Increment")
+	}
+	for prefix, want := range map[string]int{"": 20, "page-": 9, "page-7": 1, "none": 0} {
+		all := succeed("objects", "Counter", "--prefix", prefix)
+		if n := strings.Count(all, "\n"); n != want {
+			d.t.Errorf("prefix %q: %d objects, want %d\n%s", prefix, n, want, all)
+		}
+		var after, joined string
+		for {
+			args := []string{"objects", "Counter", "--prefix", prefix, "--limit", "2"}
+			if after != "" {
+				args = append(args, "--after", after)
+			}
+			page := succeed(args...)
+			if page == "" {
+				break
+			}
+			joined += page
+			lines := strings.Split(strings.TrimSpace(page), "\n")
+			after, _, _ = strings.Cut(lines[len(lines)-1], " ")
+		}
+		if joined != all {
+			d.t.Errorf("prefix %q, by ids:\n%sinstead of\n%s", prefix, joined, all)
+		}
+		if pages := d.pages(prefix); pages != all {
+			d.t.Errorf("prefix %q, by tokens:\n%sinstead of\n%s", prefix, pages, all)
+		}
+	}
+}
+
+// pages lists objects two at a time, as the command does.
+func (d *dev) pages(prefix string) (lines string) {
+	d.t.Helper()
+	err := addrFlag{Addr: d.grpc, Timeout: time.Minute}.with(d.t.Context(), func(ctx context.Context, conn *grpc.ClientConn) error {
+		req := &holdfastv1.ListObjectsRequest{Class: "Counter", NamePrefix: prefix, PageSize: 2}
+		for {
+			page, err := holdfastv1.NewAdminClient(conn).ListObjects(ctx, req)
+			if err != nil {
+				return err
+			}
+			for _, o := range page.GetObjects() {
+				lines += o.GetId() + " " + nameText(o.Name) + "\n"
+			}
+			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+				return nil
+			}
+		}
+	})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	return lines
 }
