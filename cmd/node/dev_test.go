@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -158,7 +159,7 @@ func (d *dev) objectsInPages() {
 			d.t.Errorf("prefix %q: %d objects, want %d\n%s", prefix, n, want, all)
 		}
 		var after, joined string
-		for {
+		for range all { // Enough, should it never end.
 			args := []string{"objects", "Counter", "--prefix", prefix, "--limit", "2"}
 			if after != "" {
 				args = append(args, "--after", after)
@@ -185,7 +186,7 @@ func (d *dev) pages(prefix string) (lines string) {
 	d.t.Helper()
 	err := addrFlag{Addr: d.grpc, Timeout: time.Minute}.with(d.t.Context(), func(ctx context.Context, conn *grpc.ClientConn) error {
 		req := &holdfastv1.ListObjectsRequest{Class: "Counter", NamePrefix: prefix, PageSize: 2}
-		for {
+		for range 100 { // Enough, should it never end.
 			page, err := holdfastv1.NewAdminClient(conn).ListObjects(ctx, req)
 			if err != nil {
 				return err
@@ -197,6 +198,7 @@ func (d *dev) pages(prefix string) (lines string) {
 				return nil
 			}
 		}
+		return errors.New("it has no last page")
 	})
 	if err != nil {
 		d.t.Fatal(err)
