@@ -344,6 +344,7 @@ func (n *Node) Addresses() cluster.Addresses {
 }
 
 // Close stops the node, from the outside in, and returns why it ended if it did so by itself.
+// It may be called once.
 // Stopping is not leaving: the node keeps its place, and finds it again when it starts.
 //
 // When the disk does not answer nothing is handed over, and Close returns a StalledError within a
