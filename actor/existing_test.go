@@ -104,12 +104,12 @@ func TestAStreamOfWhatMustExistDoesNotBegin(t *testing.T) {
 
 func TestAnObjectCallsWhatMustExist(t *testing.T) {
 	looped(t, func(t *testing.T, l *loop) {
+		l.acts["none"] = func(context.Context, *State) error { return nil }
 		_, done := l.by('A', time.Time{}, func(ctx context.Context, s *State) error {
 			b := s.Object(plainClass, "B")
 			_ = b.Existing().Invoke(ctx, "/plain.v1.Plain/Act", wrapperspb.String("none"), &emptypb.Empty{})
 			return b.Invoke(ctx, "/plain.v1.Plain/Act", wrapperspb.String("none"), &emptypb.Empty{})
 		})
-		l.acts["none"] = func(context.Context, *State) error { return nil }
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
