@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -170,17 +169,9 @@ func (i *incarnation) loadAlarm() error {
 	if known || err != nil {
 		return err
 	}
-	raw, ok, err := i.reader().Get(storage.KindAlarm, nil)
+	a, err := i.reader().Alarm()
 	if err != nil {
 		return i.unreadable(err)
-	}
-	var a *storage.Alarm
-	if ok {
-		read, err := storage.DecodeAlarm(raw)
-		if err != nil {
-			return i.unreadable(err)
-		}
-		a = &read
 	}
 	i.mu.Lock()
 	i.alarm.known, i.alarm.alarm = true, a
@@ -195,17 +186,9 @@ func (i *incarnation) loadDead() error {
 	if known || err != nil {
 		return err
 	}
-	raw, ok, err := i.reader().Get(storage.KindDeadAlarm, nil)
+	d, err := i.reader().DeadAlarm()
 	if err != nil {
 		return i.unreadable(err)
-	}
-	var d *storage.DeadAlarm
-	if ok {
-		read, err := storage.DecodeDeadAlarm(raw)
-		if err != nil {
-			return i.unreadable(err)
-		}
-		d = &read
 	}
 	i.mu.Lock()
 	i.alarm.deadKnown, i.alarm.dead = true, d
@@ -215,28 +198,26 @@ func (i *incarnation) loadDead() error {
 
 // pendingLocked is the alarm with what the open segment does to it; it is known.
 func (i *incarnation) pendingLocked() (*storage.Alarm, error) {
-	raw, exists, known := i.w.single(storage.KindAlarm)
-	switch {
-	case !known:
-		return i.alarm.alarm, nil
-	case !exists:
-		return nil, nil //nolint:nilnil // there is none
-	}
-	a, err := storage.DecodeAlarm(raw)
-	return &a, err
+	return opened(i, storage.KindAlarm, i.alarm.alarm, storage.DecodeAlarm)
 }
 
 // deadLocked is the same of the dead alarm.
 func (i *incarnation) deadLocked() (*storage.DeadAlarm, error) {
-	raw, exists, known := i.w.single(storage.KindDeadAlarm)
+	return opened(i, storage.KindDeadAlarm, i.alarm.dead, storage.DecodeDeadAlarm)
+}
+
+// opened is the open segment's word on the one key of a kind, or, when it has none, what the last closed
+// segment has left; nil when there is none. The caller holds the lock.
+func opened[T any](i *incarnation, kind storage.KeyKind, closed *T, decode func([]byte) (T, error)) (*T, error) {
+	raw, exists, known := i.w.single(kind)
 	switch {
 	case !known:
-		return i.alarm.dead, nil
+		return closed, nil
 	case !exists:
 		return nil, nil //nolint:nilnil // there is none
 	}
-	d, err := storage.DecodeDeadAlarm(raw)
-	return &d, err
+	v, err := decode(raw)
+	return &v, err
 }
 
 // alarmSeen is the alarm as the running event sees it.
@@ -377,17 +358,16 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 	if failure != nil {
 		i.shard.manager.counters.alarmFailures.Add(1)
 	}
-	logger := i.shard.manager.logger.With(slog.String("class", i.class.Name), slog.String("object", i.ref.ID.String()))
 	switch policy := i.class.Alarms; {
 	case changed:
 		if failure != nil {
-			logger.Info("alarm failed, and was set or deleted by its own handler", slog.Any("error", failure))
+			i.state.Logger().Info("alarm failed, and was set or deleted by its own handler", slog.Any("error", failure))
 		}
 	case failure == nil || abandoned:
 		i.w.push(storage.Op{Op: storage.OpDelete, Kind: storage.KindAlarm}, true)
 	case int(a.Retries) < policy.Retries:
 		delay := policy.delay(int(a.Retries))
-		logger.Info("alarm failed, and will be tried again", slog.Any("error", failure), slog.Duration("after", delay))
+		i.state.Logger().Info("alarm failed, and will be tried again", slog.Any("error", failure), slog.Duration("after", delay))
 		raw, err := storage.Alarm{Due: i.shard.manager.wallMilli() + delay.Milliseconds(), Scheduled: a.Scheduled, Retries: a.Retries + 1}.Encode()
 		if err != nil {
 			return err
@@ -395,7 +375,7 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 		i.w.push(storage.Op{Op: storage.OpSet, Kind: storage.KindAlarm, Value: raw}, true)
 	default:
 		i.shard.manager.counters.alarmDeaths.Add(1)
-		logger.Warn("alarm is dead: its last retry failed; see 'holdfast alarms'", slog.Any("error", failure))
+		i.state.Logger().Warn("alarm is dead: its last retry failed; see 'holdfast alarms'", slog.Any("error", failure))
 		raw, err := storage.DeadAlarm{Scheduled: a.Scheduled, Died: i.shard.manager.wallMilli(), Retries: a.Retries, Error: errorText(failure)}.Encode()
 		if err != nil {
 			return err
@@ -458,14 +438,7 @@ func (i *incarnation) failAlarm(d *death) *storage.Segment {
 	w := waiter{e: e, barrier: func(error) {}}
 	i.m.propose(&w)
 	i.m.lock(w)
-	i.commitSeq++
-	now := i.shard.manager.clock.now()
-	ops := append(slices.Clip(i.w.closeSegment(i.m.seq, alarms.due)), alarms.index...)
-	i.alarm, i.requests.latest = alarms.next, now
-	return &storage.Segment{
-		Object: i.ref, Term: i.term, Incarnation: i.number, Sequence: i.m.seq,
-		CommitSequence: i.commitSeq, Time: now, Ops: ops,
-	}
+	return i.segment(nil, &alarms)
 }
 
 // abandonAlarm gives up the alarm whose handler has the turn, in a segment of its own; what the handler

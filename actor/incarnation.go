@@ -48,32 +48,24 @@ type incarnation struct {
 // the store has all there is. It returns nil when the event is over.
 func (o *object) load(e *event) (*incarnation, error) {
 	r := o.reader()
-	raw, exists, err := r.Get(storage.KindFence, nil)
+	stored, err := r.Fence()
 	if err != nil {
 		return nil, fmt.Errorf("load object: %w", err)
 	}
 	var fence storage.Fence
-	if exists {
-		if fence, err = storage.DecodeFence(raw); err != nil {
-			return nil, fmt.Errorf("load object: %w", err)
-		}
-	}
-	inc := &incarnation{object: o, exists: exists, commitSeq: fence.CommitSequence}
+	inc := &incarnation{object: o, exists: stored != nil}
 	inc.state = &State{o: inc, storage: Storage{o: inc}}
-	if exists {
-		raw, ok, err := r.Get(storage.KindRecord, nil)
+	if inc.exists {
+		fence = *stored
+		record, err := r.Record()
 		if err != nil {
 			return nil, fmt.Errorf("load object: %w", err)
 		}
-		if ok {
-			record, err := storage.DecodeRecord(raw)
-			if err != nil {
-				return nil, fmt.Errorf("load object: %w", err)
-			}
+		if record != nil {
 			inc.state.name = record.Name
 		}
 	}
-	inc.nameless = exists && inc.state.name == nil
+	inc.commitSeq, inc.nameless = fence.CommitSequence, inc.exists && inc.state.name == nil
 	o.shard.manager.clock.observe(fence.Time)
 	inc.term, inc.number = o.shard.term.Load(), o.shard.incarnations.Add(1)
 	o.mu.Lock()
@@ -254,11 +246,14 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	defer i.closing.Unlock()
 	i.mu.Lock()
 	err := i.holds(e)
-	i.mu.Unlock()
 	if err != nil {
+		i.mu.Unlock()
 		return err
 	}
-	record, wrote, err := i.recordOps()
+	i.abandonTransactions()
+	ops, wrote := i.w.ops, i.w.wrote()
+	i.mu.Unlock()
+	record, wrote, err := i.recordOps(ops, wrote)
 	identified := e.call.RequestID != "" && i.exists
 	if identified && result != nil && e.claim.made {
 		wrote = confirmedWrites // What was claimed has to be completed.
@@ -288,22 +283,11 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	token := i.m.token
 	var seg *storage.Segment
 	if g&gatePropose != 0 {
-		i.commitSeq++
-		ops := append(slices.Clip(i.w.closeSegment(i.m.seq, alarms.due)), record...)
-		ops = append(ops, alarms.index...)
-		if alarms.touched {
-			i.alarm = alarms.next
-		}
-		now := i.shard.manager.clock.now()
+		seg = i.segment(record, &alarms)
 		if identified {
-			request := i.requests.add(i.m.seq, newRequest(e.call, result, now), &e.claim)
+			request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim)
 			i.w.charge(len(request[len(request)-1].Value))
-			ops = append(request, ops...) // As their keys are ordered.
-		}
-		i.requests.latest = now
-		seg = &storage.Segment{
-			Object: i.ref, Term: i.term, Incarnation: i.number, Sequence: i.m.seq,
-			CommitSequence: i.commitSeq, Time: now, Ops: ops,
+			seg.Ops = append(request, seg.Ops...) // As their keys are ordered.
 		}
 	}
 	i.alarm.mark = 0
@@ -317,6 +301,23 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	return nil
 }
 
+// segment is what the open segment, which it moves in flight, is proposed as: with what it does to the
+// object's record and alarms. The caller holds the lock.
+func (i *incarnation) segment(record []storage.Op, alarms *closing) *storage.Segment {
+	i.commitSeq++
+	ops := append(slices.Clip(i.w.closeSegment(i.m.seq, alarms.due)), record...)
+	ops = append(ops, alarms.index...)
+	if alarms.touched {
+		i.alarm = alarms.next
+	}
+	now := i.shard.manager.clock.now()
+	i.requests.latest = now
+	return &storage.Segment{
+		Object: i.ref, Term: i.term, Incarnation: i.number, Sequence: i.m.seq,
+		CommitSequence: i.commitSeq, Time: now, Ops: ops,
+	}
+}
+
 // errFull refuses what an event wrote, before anything of it is proposed.
 func errFull(e *event) error {
 	if e.proposed != 0 || e.acted || e.call.Pipe != nil { // That stays.
@@ -325,17 +326,10 @@ func errFull(e *event) error {
 	return fault.New(fault.DiskFull, "the disks that keep the object are nearly full, and the call was not made: make room, or add nodes; 'holdfast status' says which")
 }
 
-// recordOps says what the open segment does to the object's record, and what the segment writes. An
-// object exists while it has data or an alarm: its first write makes the record, and when the last
-// key goes so does the record.
-func (i *incarnation) recordOps() ([]storage.Op, writes, error) {
-	i.mu.Lock()
-	i.abandonTransactions()
-	ops, wrote := i.w.ops, unconfirmedWrites
-	if i.w.openConfirmed > 0 {
-		wrote = confirmedWrites
-	}
-	i.mu.Unlock()
+// recordOps says what the open segment, of these operations, does to the object's record, and what the
+// segment writes. An object exists while it has data or an alarm: its first write makes the record, and
+// when the last key goes so does the record.
+func (i *incarnation) recordOps(ops []storage.Op, wrote writes) ([]storage.Op, writes, error) {
 	if len(ops) == 0 {
 		return nil, noWrites, nil
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -301,10 +303,7 @@ func (m *Manager) Resume(id placement.ShardID, term uint64) {
 	}
 	s.drained = nil
 	s.paused.Store(false)
-	objects := make([]*object, 0, len(s.objects))
-	for _, o := range s.objects {
-		objects = append(objects, o)
-	}
+	objects := slices.Collect(maps.Values(s.objects))
 	s.mu.Unlock()
 	for _, o := range objects {
 		o.mu.Lock()

@@ -156,20 +156,18 @@ func (o *object) run() {
 	for {
 		o.mu.Lock()
 		o.looking = false
-		if o.warnable() {
-			e, inc := o.warning(), o.now
-			o.mu.Unlock()
-			if !o.event(e, inc) {
-				return
-			}
-			continue
-		}
-		if o.m.resumable() != nil || !o.ready() || o.shard.paused.Load() {
+		var e *event
+		switch {
+		case o.warnable():
+			e = o.warning()
+		case o.m.resumable() != nil || !o.ready() || o.shard.paused.Load():
 			o.lastUsed = time.Now().UnixNano()
 			o.unlock()
 			return
+		default:
+			e = o.m.begin()
 		}
-		e, inc := o.m.begin(), o.now
+		inc := o.now
 		o.mu.Unlock()
 		if !o.event(e, inc) {
 			return
@@ -185,26 +183,22 @@ func (o *object) event(e *event, inc *incarnation) bool {
 		err = o.crowded(e)
 	}
 	if err != nil {
-		return o.finish(e, func() { o.m.skip(err) })
+		return o.finish(e, err)
 	}
 	if inc == nil {
-		var err error
-		if inc, err = o.load(e); err != nil {
-			err = o.unreadable(err)
-			return o.finish(e, func() { o.m.skip(err) })
-		}
+		inc, err = o.load(e)
 	}
 	if inc != nil {
-		if err := inc.run(e); err != nil {
-			err = o.unreadable(err)
-			return o.finish(e, func() { o.m.skip(err) })
-		}
+		err = inc.run(e)
 	}
-	return o.finish(e, func() {})
+	if err != nil {
+		err = o.unreadable(err)
+	}
+	return o.finish(e, err)
 }
 
-// finish takes note that the event's handler has returned.
-func (o *object) finish(e *event, alive func()) bool {
+// finish takes note that the event's handler has returned, or that the event has not run, by err.
+func (o *object) finish(e *event, err error) bool {
 	o.mu.Lock()
 	defer o.unlock()
 	if e.over {
@@ -212,7 +206,9 @@ func (o *object) finish(e *event, alive func()) bool {
 		return false
 	}
 	o.looking = true
-	alive()
+	if err != nil {
+		o.m.skip(err)
+	}
 	return true
 }
 

@@ -3,6 +3,8 @@ package actor
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -30,10 +32,7 @@ const preShutdown = "PreShutdown"
 // paused.
 func (s *shard) warn() {
 	s.mu.Lock()
-	objects := make([]*object, 0, len(s.objects))
-	for _, o := range s.objects {
-		objects = append(objects, o)
-	}
+	objects := slices.Collect(maps.Values(s.objects))
 	s.mu.Unlock()
 	for _, o := range objects {
 		o.mu.Lock()

@@ -138,7 +138,7 @@ func checkClass(name string) error {
 // String names the object for people.
 func (s *Stub) String() string { return label(s.class, s.name, s.named, s.id) }
 
-// NewStream implements grpc.ClientConnInterface. Objects have no streaming methods yet.
+// NewStream implements grpc.ClientConnInterface. Objects open no streams of others.
 func (*Stub) NewStream(_ context.Context, _ *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
 	return nil, fault.New(fault.UnknownMethod, "%s: streaming methods are not supported yet", method)
 }

@@ -320,6 +320,17 @@ func (w *writeSet) discardOpen() {
 	w.depth, w.undo = 0, nil
 }
 
+// wrote says what the open segment has written, as it was added.
+func (w *writeSet) wrote() writes {
+	switch {
+	case len(w.ops) == 0:
+		return noWrites
+	case w.openConfirmed == 0:
+		return unconfirmedWrites
+	}
+	return confirmedWrites
+}
+
 // closeSegment moves the open segment in flight and returns its operations. due is of the alarm that
 // it sets, if it does.
 func (w *writeSet) closeSegment(seq uint64, due int64) []storage.Op {

@@ -205,24 +205,22 @@ func (c confirmer) Confirmed(_ uint64, err error) { c <- err }
 func (n *Node) show(q shardQuery, ref storage.ObjectRef) (showAnswer, error) {
 	var out showAnswer
 	r := n.store.Object(q.Shard, ref)
-	raw, ok, err := r.Get(storage.KindRecord, nil)
-	if err != nil || !ok {
+	record, err := r.Record()
+	if err != nil || record == nil {
 		return out, err
 	}
-	out.Exists = true
-	if out.Record, err = storage.DecodeRecord(raw); err != nil {
+	out.Exists, out.Record = true, *record
+	fence, err := r.Fence()
+	if err != nil {
 		return out, err
 	}
-	if raw, ok, err = r.Get(storage.KindFence, nil); err != nil {
-		return out, err
-	} else if ok {
-		fence, err := storage.DecodeFence(raw)
-		if err != nil {
-			return out, err
-		}
+	if fence != nil {
 		out.CommitSequence = fence.CommitSequence
 	}
-	if out.Alarm, out.Dead, err = readAlarms(r); err != nil {
+	if out.Alarm, err = r.Alarm(); err != nil {
+		return out, err
+	}
+	if out.Dead, err = r.DeadAlarm(); err != nil {
 		return out, err
 	}
 	var lo []byte

@@ -26,35 +26,13 @@ type deadAlarmAnswer struct {
 	Alarm storage.DeadAlarm
 }
 
-// readAlarms reads what one object has.
-func readAlarms(r storage.ObjectReader) (*storage.Alarm, *storage.DeadAlarm, error) {
-	var alarm *storage.Alarm
-	raw, ok, err := r.Get(storage.KindAlarm, nil)
-	if err == nil && ok {
-		var a storage.Alarm
-		a, err = storage.DecodeAlarm(raw)
-		alarm = &a
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	var dead *storage.DeadAlarm
-	raw, ok, err = r.Get(storage.KindDeadAlarm, nil)
-	if err == nil && ok {
-		var d storage.DeadAlarm
-		d, err = storage.DecodeDeadAlarm(raw)
-		dead = &d
-	}
-	return alarm, dead, err
-}
-
+// readName returns the name of an object, or nil when it has none or does not exist.
 func readName(r storage.ObjectReader) (*string, error) {
-	raw, ok, err := r.Get(storage.KindRecord, nil)
-	if err != nil || !ok {
+	record, err := r.Record()
+	if err != nil || record == nil {
 		return nil, err
 	}
-	record, err := storage.DecodeRecord(raw)
-	return record.Name, err
+	return record.Name, nil
 }
 
 // listAlarms lists pending alarms from a position on.
@@ -67,7 +45,7 @@ func (n *Node) listAlarms(q shardQuery) ([]pendingAlarm, error) {
 	out := make([]pendingAlarm, 0, len(list))
 	for _, at := range list[:min(len(list), q.Limit)] {
 		r := n.store.Object(q.Shard, storage.ObjectRef{Class: q.Class, ID: at.ID})
-		alarm, _, err := readAlarms(r)
+		alarm, err := r.Alarm()
 		if err != nil {
 			return nil, err
 		}

@@ -62,6 +62,33 @@ func (r ObjectReader) Get(kind KeyKind, key []byte) ([]byte, bool, error) {
 	return value, ok, err
 }
 
+// Record reads what is known of the object; nil when it does not exist.
+func (r ObjectReader) Record() (*Record, error) { return readOne(r, KindRecord, DecodeRecord) }
+
+// Fence reads how far the object's writes have come; nil when it does not exist.
+func (r ObjectReader) Fence() (*Fence, error) { return readOne(r, KindFence, DecodeFence) }
+
+// Alarm reads the object's pending alarm; nil when it has none.
+func (r ObjectReader) Alarm() (*Alarm, error) { return readOne(r, KindAlarm, DecodeAlarm) }
+
+// DeadAlarm reads the object's alarm that was given up; nil when it has none.
+func (r ObjectReader) DeadAlarm() (*DeadAlarm, error) {
+	return readOne(r, KindDeadAlarm, DecodeDeadAlarm)
+}
+
+// readOne reads the one value of a kind; nil when there is none.
+func readOne[T any](r ObjectReader, kind KeyKind, decode func([]byte) (T, error)) (*T, error) {
+	raw, ok, err := r.Get(kind, nil)
+	if err != nil || !ok {
+		return nil, err
+	}
+	v, err := decode(raw)
+	if err != nil {
+		return nil, err
+	}
+	return &v, nil
+}
+
 // Iter walks the object's keys of one kind in [lo, hi); a nil hi is the end of the kind.
 func (r ObjectReader) Iter(kind KeyKind, lo, hi []byte) (*ObjectIter, error) {
 	prefix := slices.Clip(AppendObjectKey(nil, r.shard, r.ref, kind, nil))
