@@ -325,6 +325,7 @@ func ApplyRecovery(dir string, p *RecoveryPlan, try bool) (here []RecoveredShard
 	}
 	b := store.NewBatch()
 	defer func() { _ = b.Close() }()
+	var recoveries []replica.Recovery
 	for _, s := range p.Shards {
 		if s.On.ID != id.Node {
 			continue
@@ -336,10 +337,10 @@ func ApplyRecovery(dir string, p *RecoveryPlan, try bool) (here []RecoveredShard
 		if i < 0 || !same(states[i], s.From) {
 			return nil, fmt.Errorf("shard %d: what %s has is not what the plan was made of; stop the node, collect and plan again", s.Shard, dir)
 		}
-		if err := replica.Recover(store, b, s.Recovery); err != nil {
-			return nil, err
-		}
-		here = append(here, s)
+		here, recoveries = append(here, s), append(recoveries, s.Recovery)
+	}
+	if err := replica.Recover(store, b, recoveries...); err != nil {
+		return nil, err
 	}
 	if try {
 		return here, nil

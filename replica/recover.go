@@ -87,15 +87,27 @@ type Recovery struct {
 	Term       uint64            `json:"term"`
 }
 
-// Recover adds to a batch what makes the replica of this store the only voter of its shard, from all
+// Recover adds to a batch what makes replicas of this store the only voters of their shards, each from all
 // that is in its log: an entry that is not known to be committed may have been acknowledged. Changes
 // of membership in it that are not applied become empty. Nothing else may use the store.
-func Recover(store *storage.Store, b *storage.Batch, r Recovery) error {
+func Recover(store *storage.Store, b *storage.Batch, rs ...Recovery) error {
+	if len(rs) == 0 {
+		return nil
+	}
 	h, err := openOffline(store)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = h.Close() }()
+	for _, r := range rs {
+		if err := h.recover(b, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) recover(b *storage.Batch, r Recovery) error {
 	g := h.group(r.Shard)
 	switch {
 	case g == nil || g.applied.Index == 0:

@@ -28,24 +28,9 @@ type listAlarmsCmd struct {
 func (c *listAlarmsCmd) Run(ctx context.Context, e env) error {
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		admin := holdfastv1.NewAdminClient(conn)
-		req := &holdfastv1.ListAlarmsRequest{Class: c.Class, PageSize: 1000}
-		for listed := 0; ; {
-			lines, next, err := c.page(ctx, admin, req)
-			if err != nil {
-				return err
-			}
-			for _, line := range lines {
-				if _, err := fmt.Fprintln(e.stdout, line); err != nil {
-					return err
-				}
-				if listed++; listed == c.Limit {
-					return nil
-				}
-			}
-			if req.PageToken = next; next == "" {
-				return nil
-			}
-		}
+		return printPages(e.stdout, c.Limit, func(token string) (lines []string, next string, err error) {
+			return c.page(ctx, admin, &holdfastv1.ListAlarmsRequest{Class: c.Class, PageSize: pageSize, PageToken: token})
+		})
 	})
 }
 
@@ -89,21 +74,17 @@ func deadText(a *holdfastv1.DeadAlarm) string {
 
 type rearmAlarmCmd struct {
 	addrFlag
-	objectFlags
-
-	Name *string `arg:"" optional:"" help:"The object's name."`
+	oneObject
 }
 
 // Run implements the command.
 func (c *rearmAlarmCmd) Run(ctx context.Context, e env) error {
 	req := &holdfastv1.RearmAlarmRequest{Class: c.Class}
-	switch {
-	case (c.Name == nil) == (c.ID == ""):
-		return usagef("alarms rearm: want exactly one of NAME and --id")
-	case c.Name != nil:
-		req.Object = &holdfastv1.RearmAlarmRequest_Name{Name: *c.Name}
-	default:
-		req.Object = &holdfastv1.RearmAlarmRequest_Id{Id: c.ID}
+	err := c.choose("alarms rearm",
+		func(name string) { req.Object = &holdfastv1.RearmAlarmRequest_Name{Name: name} },
+		func(id string) { req.Object = &holdfastv1.RearmAlarmRequest_Id{Id: id} })
+	if err != nil {
+		return err
 	}
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		if _, err := holdfastv1.NewAdminClient(conn).RearmAlarm(ctx, req); err != nil {
@@ -116,21 +97,17 @@ func (c *rearmAlarmCmd) Run(ctx context.Context, e env) error {
 
 type discardAlarmCmd struct {
 	addrFlag
-	objectFlags
-
-	Name *string `arg:"" optional:"" help:"The object's name."`
+	oneObject
 }
 
 // Run implements the command.
 func (c *discardAlarmCmd) Run(ctx context.Context, e env) error {
 	req := &holdfastv1.DiscardAlarmRequest{Class: c.Class}
-	switch {
-	case (c.Name == nil) == (c.ID == ""):
-		return usagef("alarms discard: want exactly one of NAME and --id")
-	case c.Name != nil:
-		req.Object = &holdfastv1.DiscardAlarmRequest_Name{Name: *c.Name}
-	default:
-		req.Object = &holdfastv1.DiscardAlarmRequest_Id{Id: c.ID}
+	err := c.choose("alarms discard",
+		func(name string) { req.Object = &holdfastv1.DiscardAlarmRequest_Name{Name: name} },
+		func(id string) { req.Object = &holdfastv1.DiscardAlarmRequest_Id{Id: id} })
+	if err != nil {
+		return err
 	}
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		if _, err := holdfastv1.NewAdminClient(conn).DiscardAlarm(ctx, req); err != nil {

@@ -32,6 +32,26 @@ type objectFlags struct {
 	ID    string `name:"id" help:"The object's id instead of its name." placeholder:"HEX" env:"-"`
 }
 
+// oneObject names one object whole.
+type oneObject struct {
+	objectFlags
+
+	Name *string `arg:"" optional:"" help:"The object's name."`
+}
+
+// choose calls name or id with what the object is named by; cmd is the command, for errors.
+func (o oneObject) choose(cmd string, name, id func(string)) error {
+	switch {
+	case (o.Name == nil) == (o.ID == ""):
+		return usagef("%s: want exactly one of NAME and --id", cmd)
+	case o.Name != nil:
+		name(*o.Name)
+	default:
+		id(o.ID)
+	}
+	return nil
+}
+
 // dial connects to the node and says what to do when nobody is there.
 func (f addrFlag) dial() (*grpc.ClientConn, error) {
 	conn, err := grpc.NewClient("passthrough:///"+f.Addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -275,65 +295,71 @@ type objectsCmd struct {
 func (c *objectsCmd) Run(ctx context.Context, e env) error {
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		admin := holdfastv1.NewAdminClient(conn)
-		req := &holdfastv1.ListObjectsRequest{Class: c.Class, NamePrefix: c.Prefix, After: c.After, PageSize: 1000}
-		for listed := 0; ; {
+		req := &holdfastv1.ListObjectsRequest{Class: c.Class, NamePrefix: c.Prefix, After: c.After, PageSize: pageSize}
+		return printPages(e.stdout, c.Limit, func(token string) (lines []string, next string, err error) {
+			if req.PageToken = token; token != "" {
+				req.After = "" // The token says it.
+			}
 			page, err := admin.ListObjects(ctx, req)
-			if err != nil {
+			for _, o := range page.GetObjects() {
+				lines = append(lines, o.GetId()+" "+nameText(o.Name))
+			}
+			return lines, page.GetNextPageToken(), err
+		})
+	})
+}
+
+// pageSize is how many lines a list asks for at a time.
+const pageSize = 1000
+
+// printPages prints lines, page by page, and stops after so many; 0: at the end. page returns one page,
+// and the token of the next: empty for the first page, and when there is no other.
+func printPages(w io.Writer, limit int, page func(token string) (lines []string, next string, err error)) error {
+	token := ""
+	for printed := 0; ; {
+		lines, next, err := page(token)
+		if err != nil {
+			return err
+		}
+		for _, line := range lines {
+			if _, err := fmt.Fprintln(w, line); err != nil {
 				return err
 			}
-			for _, o := range page.GetObjects() {
-				name := "-"
-				if o.Name != nil {
-					name = fmt.Sprintf("%q", o.GetName())
-				}
-				if _, err := fmt.Fprintf(e.stdout, "%s %s\n", o.GetId(), name); err != nil {
-					return err
-				}
-				if listed++; listed == c.Limit {
-					return nil
-				}
-			}
-			req.After = ""
-			if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
+			if printed++; printed == limit {
 				return nil
 			}
 		}
-	})
+		if token = next; token == "" {
+			return nil
+		}
+	}
 }
 
 type objectCmd struct {
 	addrFlag
-	objectFlags
-
-	Name *string `arg:"" optional:"" help:"The object's name."`
+	oneObject
 }
 
 // Run implements the command.
 func (c *objectCmd) Run(ctx context.Context, e env) error {
 	req := &holdfastv1.ShowObjectRequest{Class: c.Class}
-	switch {
-	case (c.Name == nil) == (c.ID == ""):
-		return usagef("object: want exactly one of NAME and --id")
-	case c.Name != nil:
-		req.Object = &holdfastv1.ShowObjectRequest_Name{Name: *c.Name}
-	default:
-		req.Object = &holdfastv1.ShowObjectRequest_Id{Id: c.ID}
+	err := c.choose("object",
+		func(name string) { req.Object = &holdfastv1.ShowObjectRequest_Name{Name: name} },
+		func(id string) { req.Object = &holdfastv1.ShowObjectRequest_Id{Id: id} })
+	if err != nil {
+		return err
 	}
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		o, err := holdfastv1.NewAdminClient(conn).ShowObject(ctx, req)
 		if err != nil {
 			return err
 		}
-		name := "-"
-		if o.Name != nil {
-			name = fmt.Sprintf("%q", o.GetName())
-		}
 		alarm := "-"
 		if o.AlarmUnixMs != nil {
 			alarm = alarmText(o.GetAlarmUnixMs(), o.GetAlarmDueUnixMs(), o.GetAlarmRetries())
 		}
 		_, _ = fmt.Fprintf(e.stdout, "id       %s\nname     %s\nshard    %d\nowner    %s\nalarm    %s\ncommits  %d\n",
-			o.GetId(), name, o.GetShard(), o.GetOwner(), alarm, o.GetCommitSequence())
+			o.GetId(), nameText(o.Name), o.GetShard(), o.GetOwner(), alarm, o.GetCommitSequence())
 		if d := o.GetDeadAlarm(); d != nil {
 			_, _ = fmt.Fprintf(e.stdout, "dead     %s\n", deadText(d))
 		}
@@ -351,21 +377,17 @@ func (c *objectCmd) Run(ctx context.Context, e env) error {
 
 type evictCmd struct {
 	addrFlag
-	objectFlags
-
-	Name *string `arg:"" optional:"" help:"The object's name."`
+	oneObject
 }
 
 // Run implements the command.
 func (c *evictCmd) Run(ctx context.Context, e env) error {
 	req := &holdfastv1.EvictObjectRequest{Class: c.Class}
-	switch {
-	case (c.Name == nil) == (c.ID == ""):
-		return usagef("evict: want exactly one of NAME and --id")
-	case c.Name != nil:
-		req.Object = &holdfastv1.EvictObjectRequest_Name{Name: *c.Name}
-	default:
-		req.Object = &holdfastv1.EvictObjectRequest_Id{Id: c.ID}
+	err := c.choose("evict",
+		func(name string) { req.Object = &holdfastv1.EvictObjectRequest_Name{Name: name} },
+		func(id string) { req.Object = &holdfastv1.EvictObjectRequest_Id{Id: id} })
+	if err != nil {
+		return err
 	}
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		resp, err := holdfastv1.NewAdminClient(conn).EvictObject(ctx, req)
