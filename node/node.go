@@ -3,7 +3,7 @@
 //
 //	n, err := node.Start(ctx, node.Config{Name: "n1", DataDir: "data", Bootstrap: true, Classes: []actor.Class{counter.Class()}})
 //	...
-//	err = n.Close(ctx)
+//	err = n.Run(ctx, os.Stdout)
 //
 // Everything that a node is made of hangs together here and nowhere else; the parts know each other
 // only through small interfaces.
@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -333,6 +334,21 @@ func (n *Node) WaitReady(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// Run is what a program does with a node that it has started: it writes the line "ready …" to out when
+// the node serves, waits until ctx ends or the node does by itself, and closes it, in the node's own
+// time. It returns what Close does.
+func (n *Node) Run(ctx context.Context, out io.Writer) error {
+	if err := n.WaitReady(ctx); err == nil {
+		a := n.Addresses()
+		_, _ = fmt.Fprintf(out, "ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
+	}
+	select {
+	case <-ctx.Done():
+	case <-n.Done():
+	}
+	return n.Close(context.WithoutCancel(ctx))
 }
 
 // Addresses are where the node listens.

@@ -123,16 +123,7 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 		}
 		return err
 	}
-	if err := n.WaitReady(ctx); err == nil {
-		a := n.Addresses()
-		_, _ = fmt.Fprintf(e.stdout, "ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
-	}
-	select {
-	case <-ctx.Done():
-	case <-n.Done():
-	}
-	// The signal's context is over; stopping has its own time.
-	return n.Close(context.WithoutCancel(ctx))
+	return n.Run(ctx, e.stdout)
 }
 
 // noTime is for the times of a node.Config, in which 0 means the default: on the command line it means

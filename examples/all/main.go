@@ -46,13 +46,5 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.WaitReady(ctx); err == nil {
-		a := n.Addresses()
-		_, _ = fmt.Fprintf(os.Stdout, "ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
-	}
-	select {
-	case <-ctx.Done():
-	case <-n.Done():
-	}
-	return n.Close(context.WithoutCancel(ctx)) // The signal's context is over; stopping has its own time.
+	return n.Run(ctx, os.Stdout)
 }

@@ -97,15 +97,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := n.WaitReady(ctx); err == nil {
-		a := n.Addresses()
-		_, _ = fmt.Fprintf(os.Stdout, "ready grpc=%s http=%s admin=%s\n", a.GRPC, a.HTTP, a.Admin)
-	}
-	select {
-	case <-ctx.Done():
-	case <-n.Done():
-	}
-	return n.Close(context.WithoutCancel(ctx))
+	return n.Run(ctx, os.Stdout)
 }
 
 // wrongClock is the wall clock and an offset.
