@@ -21,8 +21,8 @@ import (
 const (
 	// ChainMax is how many objects may be in a chain of calls, the last one included.
 	ChainMax = 64
-	// CallTimeMax is how long a call takes at most when the handler's context has no deadline.
-	CallTimeMax = 30 * time.Second
+	// OutgoingTimeMax is how long a call takes at most when the handler's context has no deadline.
+	OutgoingTimeMax = 30 * time.Second
 	// answerTimeMax is how long before the handler's own deadline its calls end: it is to have the time
 	// to say why. It is less when there is little time.
 	answerTimeMax = 100 * time.Millisecond
@@ -223,7 +223,7 @@ func endsBefore(ctx context.Context) time.Time {
 	now := time.Now()
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return now.Add(CallTimeMax)
+		return now.Add(OutgoingTimeMax)
 	}
 	return deadline.Add(-min(deadline.Sub(now)/20, answerTimeMax))
 }

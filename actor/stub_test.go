@@ -362,7 +362,7 @@ func TestCallsHaveDeadlines(t *testing.T) {
 		var canceled error
 		l.answer = func(*Outgoing, func(Result)) func(error) { return func(err error) { canceled = err } }
 		for _, c := range []struct{ has, want time.Duration }{
-			{0, CallTimeMax}, {time.Hour, time.Hour - 100*time.Millisecond}, {time.Second, 950 * time.Millisecond},
+			{0, OutgoingTimeMax}, {time.Hour, time.Hour - 100*time.Millisecond}, {time.Second, 950 * time.Millisecond},
 		} {
 			begun := time.Now()
 			deadline := begun.Add(c.has)
