@@ -276,7 +276,8 @@ func (v *planView) changeVoters(target, learners []placement.NodeID) action {
 		return action{Kind: actTransfer, Node: heir}
 	}
 	if len(change.Promote) > 0 {
-		return action{Kind: actChange, Promote: change.Promote}
+		// One is enough to hand over to. More could make a larger odd number of voters, which stays.
+		return action{Kind: actChange, Promote: change.Promote[:1]}
 	}
 	return action{}
 }

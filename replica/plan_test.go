@@ -514,6 +514,13 @@ func TestPlanSteps(t *testing.T) {
 			[]string{"adding a replica on 4", "moving ownership to 2", "promoting [4], removing [1]"},
 		},
 		{
+			"where all are to go there are never more voters than it takes, and three in the end", group(t, 3, nodes(1, 2, 3), 4, 5, 6),
+			[]string{
+				"adding a replica on 4", "adding a replica on 5", "adding a replica on 6", "promoting [4]", "moving ownership to 4",
+				"promoting [5 6], removing [1 2 3]",
+			},
+		},
+		{
 			"ownership follows the first choice", group(t, 3, nodes(1, 2, 3), 3, 2, 1),
 			[]string{"moving ownership to 3"},
 		},
