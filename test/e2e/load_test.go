@@ -35,10 +35,9 @@ type loadObject struct {
 	mu      sync.Mutex
 	answers map[int64]int // how often each count was answered
 	acked   int64
-	maybe   int64 // calls whose outcome is not known
-	last    time.Time
-	pause   time.Duration // the longest between two answers, since watched
-	watched bool
+	maybe   int64         // calls whose outcome is not known
+	fault   time.Time     // when it was hit, if it was
+	pause   time.Duration // from then until the first answer of a call that began later
 }
 
 // loads counts them, so that no two use the same objects.
@@ -93,10 +92,11 @@ func (l *load) increment(rng *rand.Rand, i int) {
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "holdfast-name", l.name(i))
 	for {
+		began := time.Now()
 		resp, err := l.clients[rng.IntN(len(l.clients))].Increment(ctx, &counterv1.IncrementRequest{})
 		l.calls.Add(1)
 		if err == nil {
-			o.answered(resp.GetValue())
+			o.answered(resp.GetValue(), began)
 			l.acked.Add(1)
 			return
 		}
@@ -131,16 +131,14 @@ func (l *load) fail(err error) {
 	n.(*atomic.Int64).Add(1)
 }
 
-func (o *loadObject) answered(value int64) {
+func (o *loadObject) answered(value int64, began time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.answers[value]++
 	o.acked++
-	now := time.Now()
-	if o.watched {
-		o.pause = max(o.pause, now.Sub(o.last))
+	if !o.fault.IsZero() && o.pause == 0 && began.After(o.fault) {
+		o.pause = time.Since(o.fault)
 	}
-	o.last = now
 }
 
 func (o *loadObject) mayHaveRun() {
@@ -205,8 +203,10 @@ func TestKillUnderLoad(t *testing.T) {
 	owned := ownedBy(t, l, survivors[0], victim.name)
 	l.run(64)
 	l.waitAcked(10_000)
-	l.watch(owned)
+	fault := time.Now()
 	victim.kill()
+	l.watch(owned, fault)
+	l.callEach(owned) // A pause ends with an answer, not when one of few callers next happens to come by.
 	l.waitAnswered(owned)
 	l.waitAcked(10_000)
 	pauses := l.unwatch(owned)
@@ -246,12 +246,20 @@ func ownedBy(t *testing.T, l *load, through *process, owner string) []int {
 	return out
 }
 
-func (l *load) watch(objects []int) {
+// watch has each of the objects note how long it takes, since a fault, to answer again.
+func (l *load) watch(objects []int, fault time.Time) {
 	for _, i := range objects {
 		o := &l.objects[i]
 		o.mu.Lock()
-		o.watched, o.pause, o.last = true, 0, time.Now()
+		o.fault, o.pause = fault, 0
 		o.mu.Unlock()
+	}
+}
+
+// callEach calls each of the objects once, at the same time.
+func (l *load) callEach(objects []int) {
+	for _, i := range objects {
+		l.wg.Go(func() { l.increment(rand.New(rand.NewPCG(uint64(i), 11)), i) })
 	}
 }
 
@@ -272,15 +280,14 @@ func (l *load) waitAnswered(objects []int) {
 	})
 }
 
-// unwatch returns the longest pause of each object, ascending. Each is called several times a
-// second, so that between two calls hardly counts.
+// unwatch returns the objects' pauses, the shortest first.
 func (l *load) unwatch(objects []int) []time.Duration {
 	var out []time.Duration
 	for _, i := range objects {
 		o := &l.objects[i]
 		o.mu.Lock()
-		out = append(out, max(o.pause, time.Since(o.last)))
-		o.watched = false
+		out = append(out, o.pause)
+		o.fault = time.Time{}
 		o.mu.Unlock()
 	}
 	slices.Sort(out)
