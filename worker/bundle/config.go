@@ -131,7 +131,7 @@ func (c *Config) read(r *reader, environment string) {
 func (c *Config) readName(r *reader, v *view) {
 	n, ok := v.get("name")
 	if !ok {
-		r.fail("", `"name" is missing: the worker's name is part of the names of its classes, name = "my-worker"`)
+		r.failf("", `"name" is missing: the worker's name is part of the names of its classes, name = "my-worker"`)
 		return
 	}
 	c.Name = r.text(n)
@@ -144,9 +144,9 @@ func (c *Config) readName(r *reader, v *view) {
 func checkWorkerName(r *reader, path, name string) {
 	switch {
 	case !workerName.MatchString(name):
-		r.fail(path, "%q is no name for a worker: lower case letters, digits, dashes and underscores, and no dash first", name)
+		r.failf(path, "%q is no name for a worker: lower case letters, digits, dashes and underscores, and no dash first", name)
 	case len(name) > nameBytesMax:
-		r.fail(path, "%q has %d bytes, the limit is %d", name, len(name), nameBytesMax)
+		r.failf(path, "%q has %d bytes, the limit is %d", name, len(name), nameBytesMax)
 	}
 }
 
@@ -155,15 +155,16 @@ func checkClassName(r *reader, path, name string) {
 	switch {
 	case name == "":
 	case name == "default" || !isIdentifier(name):
-		r.fail(path, "%q is no name for a class: it must be a JavaScript identifier that the worker exports", name)
+		r.failf(path, "%q is no name for a class: it must be a JavaScript identifier that the worker exports", name)
 	case len(name) > nameBytesMax:
-		r.fail(path, "%q has %d bytes, the limit is %d", name, len(name), nameBytesMax)
+		r.failf(path, "%q has %d bytes, the limit is %d", name, len(name), nameBytesMax)
 	}
 }
 
 func isIdentifier(s string) bool {
 	for i, c := range s {
-		if !(c == '_' || c == '$' || unicode.IsLetter(c) || i > 0 && unicode.IsDigit(c)) {
+		starts := c == '_' || c == '$' || unicode.IsLetter(c)
+		if !starts && (i == 0 || !unicode.IsDigit(c)) {
 			return false
 		}
 	}
@@ -175,7 +176,7 @@ func (c *Config) readCompatibility(r *reader, v *view) {
 		c.CompatibilityDate = r.text(n)
 		_, err := time.Parse(time.DateOnly, c.CompatibilityDate)
 		if c.CompatibilityDate != "" && (err != nil || !dateForm.MatchString(c.CompatibilityDate)) {
-			r.fail(n.path, "%q is no date: write YYYY-MM-DD", c.CompatibilityDate)
+			r.failf(n.path, "%q is no date: write YYYY-MM-DD", c.CompatibilityDate)
 		}
 	}
 	if n, ok := v.get("compatibility_flags"); ok {
@@ -199,7 +200,7 @@ func (c *Config) readBindings(r *reader, v *view) {
 		checkClassName(r, f["class_name"].path, out.Class)
 		if env, ok := f["environment"]; ok {
 			if out.Worker == "" {
-				r.fail(env.path, `needs "script_name" beside it: it says which environment of another worker is meant`)
+				r.failf(env.path, `needs "script_name" beside it: it says which environment of another worker is meant`)
 			} else {
 				out.Worker += "-" + r.text(env)
 			}
@@ -234,7 +235,7 @@ func (c *Config) checkEnv(r *reader) {
 	}
 	for _, b := range c.Bindings {
 		if seen[b.Name] {
-			r.fail("durable_objects", "two things are bound to env.%s: each needs a name of its own", b.Name)
+			r.failf("durable_objects", "two things are bound to env.%s: each needs a name of its own", b.Name)
 		}
 		seen[b.Name] = true
 	}
@@ -260,17 +261,17 @@ func (c *Config) readMain(r *reader, v *view) {
 		c.Main = filepath.ToSlash(filepath.Clean(filepath.FromSlash(r.text(n))))
 		switch {
 		case n.value == "":
-			r.fail(n.path, "must not be empty")
+			r.failf(n.path, "must not be empty")
 		case filepath.IsAbs(c.Main):
-			r.fail(n.path, "must be relative to the configuration, and %q is absolute", c.Main)
+			r.failf(n.path, "must be relative to the configuration, and %q is absolute", c.Main)
 		case !isFile(c.Main):
-			r.fail(n.path, "there is no file %s beside the configuration", c.Main)
+			r.failf(n.path, "there is no file %s beside the configuration", c.Main)
 		}
 		return
 	}
 	i := slices.IndexFunc(mains, isFile)
 	if i < 0 {
-		r.fail("", `"main" is missing, and there is none of index, src/index, worker and src/worker (.ts, .mts, .tsx, .js, .mjs, .jsx) beside the configuration: say which module the worker starts with, main = "src/app.ts"`)
+		r.failf("", `"main" is missing, and there is none of index, src/index, worker and src/worker (.ts, .mts, .tsx, .js, .mjs, .jsx) beside the configuration: say which module the worker starts with, main = "src/app.ts"`)
 		return
 	}
 	c.Main = mains[i]

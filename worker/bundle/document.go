@@ -185,8 +185,7 @@ func placeOf(raw []byte, offset int) place {
 
 func (d *document) parseTOML(raw []byte) error {
 	if err := toml.Unmarshal(raw, &d.root); err != nil {
-		var at *toml.DecodeError
-		if errors.As(err, &at) {
+		if at, ok := errors.AsType[*toml.DecodeError](err); ok {
 			line, column := at.Position()
 			return d.failed(line, column, strings.TrimPrefix(at.Error(), "toml: "))
 		}

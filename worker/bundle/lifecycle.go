@@ -11,7 +11,7 @@ func (c *Config) readLifecycle(r *reader, v *view) {
 	migrations, hasMigrations := v.get("migrations")
 	exports, hasExports := v.get("exports")
 	if hasMigrations && hasExports {
-		r.fail(exports.path, `stands beside "migrations": a worker has one or the other`)
+		r.failf(exports.path, `stands beside "migrations": a worker has one or the other`)
 		return
 	}
 	if hasMigrations {
@@ -33,11 +33,11 @@ func (c *Config) readMigrations(r *reader, n node) {
 			DeletedClasses:   classNames(r, f["deleted_classes"]),
 		}
 		if tags[out.Tag] && out.Tag != "" {
-			r.fail(f["tag"].path, "%q is the tag of an earlier migration too: each needs one of its own", out.Tag)
+			r.failf(f["tag"].path, "%q is the tag of an earlier migration too: each needs one of its own", out.Tag)
 		}
 		tags[out.Tag] = true
 		if t, ok := f["transferred_classes"]; ok && len(r.items(t)) > 0 {
-			r.fail(t.path, "classes can't be transferred between workers here")
+			r.failf(t.path, "classes can't be transferred between workers here")
 		}
 		if renamed, ok := f["renamed_classes"]; ok {
 			for _, i := range r.items(renamed) {
@@ -76,7 +76,7 @@ func (c *Config) readExports(r *reader, n node) {
 		e := fields[class]
 		f := r.object(e, "type", "state", "storage", "renamed_to", "transferred_to", "transfer_from", "container")
 		if kind := r.required(e.path, f, "type"); kind != "durable-object" {
-			r.warn(e.path, "exports of the type %q are not supported, ignored", kind)
+			r.warnf(e.path, "exports of the type %q are not supported, ignored", kind)
 			continue
 		}
 		checkClassName(r, e.path, class)
@@ -85,14 +85,14 @@ func (c *Config) readExports(r *reader, n node) {
 			out.State = State(r.text(s))
 		}
 		if t, ok := f["container"]; ok {
-			r.warn(t.path, "%s", unsupported["containers"])
+			r.warnf(t.path, "%s", unsupported["containers"])
 		}
 		c.checkExport(r, e.path, f, &out)
 		c.Lifecycle = append(c.Lifecycle, out)
 	}
 	for _, l := range c.Lifecycle {
 		if l.State == Renamed && !slices.ContainsFunc(c.Lifecycle, func(o Lifecycle) bool { return o.Class == l.RenamedTo && o.State == Created }) {
-			r.fail(child(n.path, l.Class), "is renamed to %q, which must be an export of its own: { \"type\": \"durable-object\", \"storage\": \"sqlite\" }", l.RenamedTo)
+			r.failf(child(n.path, l.Class), "is renamed to %q, which must be an export of its own: { \"type\": \"durable-object\", \"storage\": \"sqlite\" }", l.RenamedTo)
 		}
 	}
 }
@@ -100,7 +100,7 @@ func (c *Config) readExports(r *reader, n node) {
 func (c *Config) checkExport(r *reader, path string, f map[string]node, l *Lifecycle) {
 	only := func(state, field string) {
 		if n, ok := f[field]; ok && string(l.State) != state {
-			r.fail(n.path, "belongs to the state %q, and this is %q", state, l.State)
+			r.failf(n.path, "belongs to the state %q, and this is %q", state, l.State)
 		}
 	}
 	only(string(Renamed), "renamed_to")
@@ -112,7 +112,7 @@ func (c *Config) checkExport(r *reader, path string, f map[string]node, l *Lifec
 			l.SQLite = true
 		case "legacy-kv", "":
 		default:
-			r.fail(f["storage"].path, `must be "sqlite" or "legacy-kv", and is %q`, storage)
+			r.failf(f["storage"].path, `must be "sqlite" or "legacy-kv", and is %q`, storage)
 		}
 		if _, ok := c.classPlaces[l.Class]; !ok {
 			c.classPlaces[l.Class] = path
@@ -122,9 +122,9 @@ func (c *Config) checkExport(r *reader, path string, f map[string]node, l *Lifec
 		checkClassName(r, f["renamed_to"].path, l.RenamedTo)
 	case Deleted:
 	case "transferred", "expecting-transfer":
-		r.fail(f["state"].path, "classes can't be transferred between workers here")
+		r.failf(f["state"].path, "classes can't be transferred between workers here")
 	default:
-		r.fail(f["state"].path, "%q is no state: there are %q, %q and %q", l.State, Created, Deleted, Renamed)
+		r.failf(f["state"].path, "%q is no state: there are %q, %q and %q", l.State, Created, Deleted, Renamed)
 	}
 }
 
@@ -191,11 +191,11 @@ func (c *Config) checkBound(r *reader) {
 		path := c.classPlaces[b.Class]
 		switch {
 		case c.ends(b.Class):
-			r.fail(path, "class %q is deleted or renamed by this configuration: nothing can be bound to it", b.Class)
+			r.failf(path, "class %q is deleted or renamed by this configuration: nothing can be bound to it", b.Class)
 		case len(c.Lifecycle) > 0:
-			r.fail(path, "class %q is not among the exports: add it to \"exports\", { \"type\": \"durable-object\", \"storage\": \"sqlite\" }", b.Class)
+			r.failf(path, "class %q is not among the exports: add it to \"exports\", { \"type\": \"durable-object\", \"storage\": \"sqlite\" }", b.Class)
 		case len(c.Migrations) == 0:
-			r.warn(path, "class %q is in no migration: it is created all the same. Better say so: %s", b.Class, migrationFor(b.Class))
+			r.warnf(path, "class %q is in no migration: it is created all the same. Better say so: %s", b.Class, migrationFor(b.Class))
 		}
 	}
 }

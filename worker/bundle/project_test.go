@@ -109,7 +109,7 @@ func setFile(archive *txtar.Archive, name, text string) {
 func optionsOf(t *testing.T, comment string) bundle.Options {
 	t.Helper()
 	var o bundle.Options
-	for _, line := range strings.Split(comment, "\n") {
+	for line := range strings.SplitSeq(comment, "\n") {
 		key, value, _ := strings.Cut(line, "=")
 		switch key {
 		case "env":

@@ -23,20 +23,20 @@ type reader struct {
 	warnings []Problem
 }
 
-func (r *reader) fail(path, format string, args ...any) {
+func (r *reader) failf(path, format string, args ...any) {
 	r.errs = append(r.errs, r.doc.at(path, format, args...))
 }
 
-func (r *reader) warn(path, format string, args ...any) {
+func (r *reader) warnf(path, format string, args ...any) {
 	r.warnings = append(r.warnings, r.doc.at(path, format, args...))
 }
 
 func (r *reader) wrongType(n node, want string) {
 	switch n.value.(type) {
 	case time.Time, toml.LocalDate, toml.LocalDateTime, toml.LocalTime:
-		r.fail(n.path, "must be %s, and is a TOML date: put it in quotes", want)
+		r.failf(n.path, "must be %s, and is a TOML date: put it in quotes", want)
 	default:
-		r.fail(n.path, "must be %s, and is %s", want, kindOf(n.value))
+		r.failf(n.path, "must be %s, and is %s", want, kindOf(n.value))
 	}
 }
 
@@ -75,7 +75,7 @@ func (r *reader) object(n node, names ...string) map[string]node {
 	fields := r.fields(n)
 	for name, field := range fields {
 		if !slices.Contains(names, name) {
-			r.warn(field.path, "unknown, ignored")
+			r.warnf(field.path, "unknown, ignored")
 		}
 	}
 	return fields
@@ -110,12 +110,12 @@ func (r *reader) text(n node) string {
 func (r *reader) required(path string, fields map[string]node, name string) string {
 	n, ok := fields[name]
 	if !ok {
-		r.fail(path, "%q is missing", name)
+		r.failf(path, "%q is missing", name)
 		return ""
 	}
 	s := r.text(n)
 	if s == "" && n.value == "" {
-		r.fail(n.path, "must not be empty")
+		r.failf(n.path, "must not be empty")
 	}
 	return s
 }
@@ -147,7 +147,7 @@ func (r *reader) json(n node) json.RawMessage {
 	}
 	raw, err := json.Marshal(n.value)
 	if err != nil {
-		r.fail(n.path, "can't be written as JSON: %v", err)
+		r.failf(n.path, "can't be written as JSON: %v", err)
 		return nil
 	}
 	return raw
@@ -157,11 +157,11 @@ func (r *reader) json(n node) json.RawMessage {
 func (r *reader) jsonable(n node) bool {
 	switch v := n.value.(type) {
 	case time.Time, toml.LocalDate, toml.LocalDateTime, toml.LocalTime:
-		r.fail(n.path, "is a TOML date, which a worker can't be given: put it in quotes")
+		r.failf(n.path, "is a TOML date, which a worker can't be given: put it in quotes")
 		return false
 	case float64:
 		if math.IsInf(v, 0) || math.IsNaN(v) {
-			r.fail(n.path, "is %v, which JSON has no number for", v)
+			r.failf(n.path, "is %v, which JSON has no number for", v)
 			return false
 		}
 	case []any:

@@ -39,7 +39,7 @@ func readRules(r *reader, v *view) []rule {
 			add := rule{kind: r.required(i.path, f, "type"), globs: r.texts(f["globs"])}
 			for j, glob := range add.globs {
 				if !doublestar.ValidatePattern(glob) {
-					r.fail(item(f["globs"].path, j), "%q is no pattern", glob)
+					r.failf(item(f["globs"].path, j), "%q is no pattern", glob)
 				}
 			}
 			switch add.kind {
@@ -47,11 +47,11 @@ func readRules(r *reader, v *view) []rule {
 				continue // esbuild sees for itself
 			case textModule, dataModule, wasmModule:
 			default:
-				r.fail(f["type"].path, "%q is no type of module: there are ESModule, CommonJS, Text, Data and CompiledWasm", add.kind)
+				r.failf(f["type"].path, "%q is no type of module: there are ESModule, CommonJS, Text, Data and CompiledWasm", add.kind)
 				continue
 			}
 			if ended[add.kind] {
-				r.warn(i.path, `an earlier rule of the type %s ends their list: add "fallthrough": true to that one`, add.kind)
+				r.warnf(i.path, `an earlier rule of the type %s ends their list: add "fallthrough": true to that one`, add.kind)
 				continue
 			}
 			n, ok := f["fallthrough"]

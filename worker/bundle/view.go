@@ -72,7 +72,7 @@ var unsupported = map[string]string{
 // is no such environment.
 func newView(r *reader, environment string) (*view, bool) {
 	for _, path := range r.doc.twice {
-		r.warn(path, "is there more than once: the last one counts")
+		r.warnf(path, "is there more than once: the last one counts")
 	}
 	v := &view{environment: environment, top: r.fields(node{value: r.doc.root})}
 	if environment != "" {
@@ -86,7 +86,7 @@ func newView(r *reader, environment string) (*view, bool) {
 			if len(envs) > 0 {
 				have = "it has " + strings.Join(slices.Sorted(maps.Keys(envs)), ", ")
 			}
-			r.fail("env", "the configuration has no environment %q: %s", environment, have)
+			r.failf("env", "the configuration has no environment %q: %s", environment, have)
 			return nil, false
 		}
 		v.env = r.fields(env)
@@ -126,7 +126,7 @@ func (v *view) warnOfMissing(r *reader, key string) {
 	own := r.fields(v.env[key])
 	for name, n := range r.fields(top) {
 		if _, ok := own[name]; !ok {
-			r.warn(n.path, "is not in env.%s, which does not inherit %s from the top level: repeat it there", v.environment, key)
+			r.warnf(n.path, "is not in env.%s, which does not inherit %s from the top level: repeat it there", v.environment, key)
 		}
 	}
 }
@@ -135,10 +135,10 @@ func (v *view) warnOfUseless(r *reader) {
 	for key, n := range v.top {
 		switch use, known := keys[key]; {
 		case !known:
-			r.warn(n.path, "unknown, ignored")
+			r.warnf(n.path, "unknown, ignored")
 		case v.own(key):
 		case v.env != nil && (use == perEnv || use == noEnv):
-			r.warn(n.path, "env.%s does not inherit %s from the top level: repeat it there", v.environment, key)
+			r.warnf(n.path, "env.%s does not inherit %s from the top level: repeat it there", v.environment, key)
 		default:
 			warnOfUse(r, key, n, use)
 		}
@@ -146,9 +146,9 @@ func (v *view) warnOfUseless(r *reader) {
 	for key, n := range v.env {
 		switch use, known := keys[key]; {
 		case !known:
-			r.warn(n.path, "unknown, ignored")
+			r.warnf(n.path, "unknown, ignored")
 		case use == topOnly:
-			r.warn(n.path, "ignored: it belongs to the top level")
+			r.warnf(n.path, "ignored: it belongs to the top level")
 		default:
 			warnOfUse(r, key, n, use)
 		}
@@ -166,7 +166,7 @@ func warnOfUse(r *reader, key string, n node, use use) {
 			meaning = "not supported: env has none of its bindings"
 		}
 	}
-	r.warn(n.path, "%s", meaning)
+	r.warnf(n.path, "%s", meaning)
 }
 
 // isEmpty says that a key is there and asks for nothing.
