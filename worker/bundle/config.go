@@ -69,6 +69,10 @@ func LoadConfig(path, environment string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
+	return parseConfig(file, raw, environment)
+}
+
+func parseConfig(file string, raw []byte, environment string) (*Config, error) {
 	doc, err := parseDocument(file, raw)
 	if err != nil {
 		return nil, err

@@ -5,3 +5,6 @@ func Teller() (tell func(Update), updates <-chan Update) {
 	w := &Watcher{updates: make(chan Update, 1)}
 	return w.tell, w.updates
 }
+
+// ParseConfig reads a configuration that is not in a file.
+var ParseConfig = parseConfig

@@ -15,7 +15,7 @@ import (
 func applied(s string) bundle.Applied {
 	tag, names, _ := strings.Cut(s, ":")
 	a := bundle.Applied{Tag: tag}
-	for _, name := range strings.Fields(names) {
+	for name := range strings.FieldsSeq(names) {
 		bare, sqlite := strings.CutSuffix(name, "+")
 		a.Classes = append(a.Classes, bundle.Class{Name: bare, SQLite: sqlite})
 	}
@@ -53,7 +53,9 @@ func TestPlan(t *testing.T) {
 			`env.B is bound to the class "B", which no migration creates: add [[migrations]] with a tag of its own and new_sqlite_classes = ["B"]`,
 		},
 		"migrations after none": {
-			": A+", migrations{{Tag: "v1", NewClasses: []string{"A"}, NewSQLiteClasses: []string{"B"}}}, nil, "A", "A B",
+			": A+",
+			migrations{{Tag: "v1", NewClasses: []string{"A"}, NewSQLiteClasses: []string{"B"}}},
+			nil, "A", "A B",
 			"create B; v1: A+ B+",
 		},
 		"the applied tag is gone": {
@@ -125,14 +127,14 @@ func TestPlan(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := &bundle.Bundle{Name: "w", Migrations: c.migrations, Lifecycle: c.lifecycle, Exports: strings.Fields(c.exports)}
-			for _, class := range strings.Fields(c.bound) {
+			for class := range strings.FieldsSeq(c.bound) {
 				b.Classes = append(b.Classes, bundle.Class{Name: class, SQLite: true})
 				b.Bindings = append(b.Bindings, bundle.Binding{Name: class, Class: class}, bundle.Binding{Name: "X" + class, Class: "X", Worker: "other"})
 			}
 			before := applied(c.applied)
 			kept := slices.Clone(before.Classes)
 			changes, after, err := bundle.Plan(before, b)
-			got := ""
+			var got string
 			if err != nil {
 				got = err.Error()
 			} else {
