@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"gateway":             {"actor", "peer/frame", "proto/holdfast/v1"},
 	"client":              {"peer/frame", "proto/holdfast/v1"},
 	"node/system":         {"actor", "proto/holdfast/system/v1"},
+	"worker/bundle":       {},
 	"node":                {"*"},
 	"cmd/node":            {"node", "client", "proto/holdfast/v1", "examples/counter"},
 	"examples/all":        {"actor", "node", "examples/*"},
