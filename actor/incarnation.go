@@ -74,7 +74,7 @@ func (o *object) load(e *event) (*incarnation, error) {
 		return nil, nil //nolint:nilnil // documented
 	}
 	o.w, o.now = writeSet{}, inc
-	o.requests = requestLog{latest: fence.Time}
+	o.requests = requestLog{}
 	o.m.born(inc.term, inc.number)
 	o.shard.manager.counters.activations.Add(1)
 	return inc, nil
@@ -285,7 +285,7 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	if g&gatePropose != 0 {
 		seg = i.segment(record, &alarms)
 		if identified {
-			request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim)
+			request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim, i.shard.manager.seconds())
 			i.w.charge(len(request[len(request)-1].Value))
 			seg.Ops = append(request, seg.Ops...) // As their keys are ordered.
 		}
@@ -310,11 +310,9 @@ func (i *incarnation) segment(record []storage.Op, alarms *closing) *storage.Seg
 	if alarms.touched {
 		i.alarm = alarms.next
 	}
-	now := i.shard.manager.clock.now()
-	i.requests.latest = now
 	return &storage.Segment{
 		Object: i.ref, Term: i.term, Incarnation: i.number, Sequence: i.m.seq,
-		CommitSequence: i.commitSeq, Time: now, Ops: ops,
+		CommitSequence: i.commitSeq, Time: i.shard.manager.clock.now(), Ops: ops,
 	}
 }
 

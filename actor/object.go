@@ -106,7 +106,7 @@ func (o *object) charge() {
 		return
 	}
 	if o.shard.manager.indexed.Load() > indexBytesMax && !o.m.busy() && len(o.m.suspended) == 0 {
-		o.requests = requestLog{latest: o.requests.latest}
+		o.requests = requestLog{}
 	}
 	o.chargeIndex(o.requests.indexBytes())
 }

@@ -17,8 +17,10 @@ import (
 	"github.com/holdfast-io/holdfast/storage"
 )
 
-// RequestIDKeptFor is how long an object remembers a request id, measured between the times that its
-// segments carry: an id is forgotten when the object has written something so much later.
+// RequestIDKeptFor is how long an object remembers a request id, at least: since the id was recorded, or
+// since the incarnation began to look at ids, whichever is later. It is measured by this node's monotonic
+// clock. The times that segments carry come from the wall clocks of several nodes, and one that is ahead
+// would have the next owner forget an id that was recorded a moment ago, and run its call twice.
 const RequestIDKeptFor = 10 * time.Minute
 
 // Bounds of what is done and kept for request ids besides those of what is stored.
@@ -42,14 +44,14 @@ const (
 //     it was interrupted. What is not recorded has not written.
 //   - What an incarnation has recorded and could not commit ends with it.
 //   - At most storage.RequestSlots ids of at most storage.MaxRequestsBytes are kept, the newest, and
-//     none that is RequestIDKeptFor older than the object's latest segment.
+//     none for which RequestIDKeptFor has passed here, in seconds of the node's monotonic clock, since it
+//     was recorded or loaded.
 type requestLog struct {
 	loaded bool
 	head   uint16 // slot of the oldest; the others follow, one slot after another
 	kept   []keptRequest
 	tags   []byte // of the same, apart, because a byte is found faster
 	bytes  int
-	latest uint64 // time of the object's latest segment
 	// inFlight is what the store does not show yet, in order.
 	inFlight []requestInFlight
 }
@@ -57,7 +59,7 @@ type requestLog struct {
 // keptRequest is what is in memory of an id: enough to know that it is not another.
 type keptRequest struct {
 	hash    uint32
-	seconds uint32 // of its time, since 1970
+	seconds uint32 // when it was recorded or loaded, by the node's monotonic clock
 	bytes   uint32 // as stored
 }
 
@@ -76,23 +78,22 @@ func hashRequest(id string) (hash uint32, tag byte) {
 	return uint32(h), byte(h >> 32) //nolint:gosec // parts of it
 }
 
-func secondsOf(hybrid uint64) uint32 { return uint32(hybrid >> 16 / 1000) } //nolint:gosec // until 2106
-
-// load begins with what the store shows, in any order of time.
-func (l *requestLog) load(stored []storedRequest, latest uint64) error {
+// load begins with what the store shows, in any order of time. now is when it was read.
+func (l *requestLog) load(stored []storedRequest, now uint32) error {
 	slices.SortFunc(stored, func(a, b storedRequest) int {
 		if a.time < b.time {
 			return -1
 		}
 		return 1
 	})
-	*l = requestLog{loaded: true, latest: latest}
+	*l = requestLog{loaded: true}
 	for i, s := range stored {
 		if i == 0 {
 			l.head = s.slot
 		} else if s.slot != l.slot(i) {
 			return fmt.Errorf("%w: request id in slot %d, of which the one before is in slot %d", storage.ErrCorrupt, s.slot, l.slot(i-1))
 		}
+		s.seconds = now
 		l.push(s.keptRequest, s.tag)
 	}
 	return nil
@@ -108,13 +109,13 @@ type storedRequest struct {
 }
 
 func newStoredRequest(slot uint16, r *storage.Request) storedRequest {
-	k, tag := newKeptRequest(r)
+	k, tag := newKeptRequest(r, 0)
 	return storedRequest{k, tag, r.Time, slot}
 }
 
-func newKeptRequest(r *storage.Request) (k keptRequest, tag byte) {
+func newKeptRequest(r *storage.Request, seconds uint32) (k keptRequest, tag byte) {
 	k.hash, tag = hashRequest(r.ID)
-	k.seconds, k.bytes = secondsOf(r.Time), uint32(r.Size()) //nolint:gosec // at most MaxRequestsBytes
+	k.seconds, k.bytes = seconds, uint32(r.Size()) //nolint:gosec // at most MaxRequestsBytes
 	return k, tag
 }
 
@@ -141,18 +142,18 @@ func (l *requestLog) index(slot uint16) int {
 	return (int(slot) - int(l.head) + storage.RequestSlots) % storage.RequestSlots
 }
 
-func (l *requestLog) expired(k *keptRequest) bool {
-	return secondsOf(l.latest) > k.seconds+uint32(RequestIDKeptFor/time.Second)
+func (k *keptRequest) expired(now uint32) bool {
+	return now > k.seconds+uint32(RequestIDKeptFor/time.Second)
 }
 
 // find returns where an id is recorded, the newest first: hardly ever anywhere else.
-func (l *requestLog) find(id string) (slots []uint16) {
+func (l *requestLog) find(id string, now uint32) (slots []uint16) {
 	hash, tag := hashRequest(id)
 	for end := len(l.tags); end > 0; {
 		if end = bytes.LastIndexByte(l.tags[:end], tag); end < 0 {
 			break
 		}
-		if k := &l.kept[end]; k.hash == hash && !l.expired(k) {
+		if k := &l.kept[end]; k.hash == hash && !k.expired(now) {
 			slots = append(slots, l.slot(end))
 		}
 	}
@@ -176,17 +177,16 @@ type claim struct {
 	time uint64
 }
 
-// add records an id with the segment seq, made at the time of r, and returns what the segment has to
-// write. c is the claim of the id; a claim that is still kept is overwritten.
-func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
+// add records an id with the segment seq, now, and returns what the segment has to write. c is the claim
+// of the id; a claim that is still kept is overwritten.
+func (l *requestLog) add(seq uint64, r storage.Request, c *claim, now uint32) []storage.Op {
 	if r.Size() > storage.MaxRequestsBytes {
 		r.State, r.Reply = storage.RequestDropped, nil
 	}
-	l.latest = max(l.latest, r.Time)
-	at := len(l.kept)
+	at, since := len(l.kept), now
 	hash, _ := hashRequest(r.ID)
 	if i := l.index(c.slot); c.made && i < at && l.kept[i].hash == hash {
-		at, r.Time = i, c.time
+		at, since, r.Time = i, l.kept[i].seconds, c.time
 		l.bytes -= int(l.kept[at].bytes)
 		l.kept[at].bytes = 0
 	}
@@ -196,7 +196,7 @@ func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
 		oldest := &l.kept[0]
 		over := at == storage.RequestSlots || l.bytes+r.Size() > storage.MaxRequestsBytes
 		if !over {
-			if expired == requestsExpiredMax || !l.expired(oldest) {
+			if expired == requestsExpiredMax || !oldest.expired(now) {
 				break
 			}
 			expired++
@@ -209,7 +209,7 @@ func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
 	if l.bytes+r.Size() > storage.MaxRequestsBytes { // Of later ones than the claim.
 		r.State, r.Reply = storage.RequestDropped, nil
 	}
-	if k, tag := newKeptRequest(&r); at == len(l.kept) {
+	if k, tag := newKeptRequest(&r, since); at == len(l.kept) {
 		l.push(k, tag)
 	} else {
 		l.kept[at] = k
@@ -221,7 +221,7 @@ func (l *requestLog) add(seq uint64, r storage.Request, c *claim) []storage.Op {
 }
 
 // clear forgets everything: the object ends, and its ids with it.
-func (l *requestLog) clear() { *l = requestLog{loaded: true, latest: l.latest} }
+func (l *requestLog) clear() { *l = requestLog{loaded: true} }
 
 // readable says that the store shows the segments up to seq.
 func (l *requestLog) readable(seq uint64) {
@@ -318,7 +318,7 @@ func (i *incarnation) repeated(c *Call) (result Result, is bool, err error) {
 		return Result{}, false, err
 	}
 	i.mu.Lock()
-	for _, slot := range i.requests.find(c.RequestID) {
+	for _, slot := range i.requests.find(c.RequestID, i.shard.manager.seconds()) {
 		record, flies := i.requests.flying(slot)
 		i.mu.Unlock()
 		if !flies {
@@ -355,7 +355,7 @@ func (i *incarnation) readRequest(slot uint16) (storage.Request, error) {
 // the index does not change them.
 func (i *incarnation) loadRequests() error {
 	i.mu.Lock()
-	loaded, latest := i.requests.loaded, i.requests.latest
+	loaded := i.requests.loaded
 	i.mu.Unlock()
 	if loaded {
 		return nil
@@ -384,7 +384,7 @@ func (i *incarnation) loadRequests() error {
 	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.requests.load(stored, latest)
+	return i.requests.load(stored, i.shard.manager.seconds())
 }
 
 // endRequests forgets the object's ids, because it ends, and returns what that writes.

@@ -19,6 +19,7 @@ import (
 //	find ID                 its slots
 //	readable SEQ            the store shows the segments up to this
 //	after SECONDS           time goes by
+//	skew SECONDS            the wall clock is set ahead
 //	clear                   the object ends
 //	load                    a new incarnation
 //	is                      how many are kept, of how many bytes, and how many are in flight
@@ -26,7 +27,8 @@ type book struct {
 	t      *testing.T
 	l      requestLog
 	seq    uint64
-	now    uint64
+	now    uint64 // of the segments
+	mono   int    // milliseconds of the monotonic clock
 	claims map[string]*claim
 	store  map[uint16]storage.Request
 }
@@ -59,6 +61,8 @@ func (b *book) write(ops []storage.Op) string {
 	return strings.Join(out, ", ")
 }
 
+func (b *book) seconds() uint32 { return uint32(b.mono / 1000) } //nolint:gosec // small
+
 func (b *book) do(command string) string {
 	b.t.Helper()
 	words := append(strings.Fields(command), "", "")
@@ -73,10 +77,11 @@ func (b *book) do(command string) string {
 	add := func(state storage.RequestState, bytes int) string {
 		b.seq++
 		b.now += 1 << 16
+		b.mono++
 		if b.claims[id] == nil {
 			b.claims[id] = &claim{}
 		}
-		return b.write(b.l.add(b.seq, storage.Request{Time: b.now, State: state, ID: id, Reply: make([]byte, bytes)}, b.claims[id]))
+		return b.write(b.l.add(b.seq, storage.Request{Time: b.now, State: state, ID: id, Reply: make([]byte, bytes)}, b.claims[id], b.seconds()))
 	}
 	switch words[0] {
 	case "add":
@@ -88,10 +93,13 @@ func (b *book) do(command string) string {
 	case "complete":
 		return add(storage.RequestReplied, number(words[2]))
 	case "find":
-		return strings.Trim(fmt.Sprint(b.l.find(id)), "[]")
+		return strings.Trim(fmt.Sprint(b.l.find(id, b.seconds())), "[]")
 	case "readable":
 		b.l.readable(uint64(number(words[1]))) //nolint:gosec // small
 	case "after":
+		b.now += uint64(number(words[1])) * 1000 << 16 //nolint:gosec // small
+		b.mono += number(words[1]) * 1000
+	case "skew": // Only the clock that segments carry.
 		b.now += uint64(number(words[1])) * 1000 << 16 //nolint:gosec // small
 	case "clear":
 		b.l.clear()
@@ -101,7 +109,7 @@ func (b *book) do(command string) string {
 		for slot, r := range b.store {
 			stored = append(stored, newStoredRequest(slot, &r))
 		}
-		if err := b.l.load(stored, b.l.latest); err != nil {
+		if err := b.l.load(stored, b.seconds()); err != nil {
 			b.t.Fatal(err)
 		}
 	case "is":
@@ -147,11 +155,32 @@ func TestRequestLog(t *testing.T) {
 			{"find a", "1"},
 			{"find b", "0"},
 		},
-		"ids expire by what the object writes later, a few with each": {
+		"a clock that is set does not age ids": {
+			{"add a", "set 0 a replied"},
+			{"skew 43200", ""},
+			{"load", ""},
+			{"find a", "0"},
+			{"add b", "set 1 b replied"},
+			{"find a", "0"},
+			{"after 601", ""},
+			{"find a", ""},
+		},
+		"ids count from the load": {
+			{"add a", "set 0 a replied"},
+			{"after 400", ""},
+			{"load", ""},
+			{"after 400", ""},
+			{"find a", "0"},
+			{"after 201", ""},
+			{"find a", ""},
+		},
+		"ids expire with time, and are deleted with what is written later, a few with each": {
 			{"add a", "set 0 a replied"},
 			{"add b", "set 1 b replied"},
-			{"after 601", ""},
+			{"after 599", ""},
 			{"find a", "0"},
+			{"after 2", ""},
+			{"find a", ""},
 			{"add c", "delete 0, delete 1, set 2 c replied"},
 			{"find a", ""},
 			{"load", ""},
@@ -213,16 +242,19 @@ func TestRequestLogKeepsTheNewest(t *testing.T) {
 	t.Parallel()
 	b := newBook(t)
 	const calls = 5000
-	times := make([]uint64, calls)
+	times := make([]uint32, calls) // since when each is kept
 	for i := range calls {
 		if i%97 == 0 {
 			b.do("after 7")
 		}
 		if i%1500 == 1499 {
 			b.do("load")
+			for j := range i {
+				times[j] = b.seconds()
+			}
 		}
 		b.do(fmt.Sprintf("add r%d %d", i, i*31%1200))
-		times[i] = b.now
+		times[i] = b.seconds()
 		if bytes := func() (n int) {
 			for _, r := range b.store {
 				n += r.Size()
@@ -235,8 +267,8 @@ func TestRequestLogKeepsTheNewest(t *testing.T) {
 			continue
 		}
 		for j := range i + 1 {
-			slots := b.l.find(fmt.Sprintf("r%d", j))
-			kept := j > i-len(b.l.kept) && (b.now-times[j])>>16 < uint64(RequestIDKeptFor/time.Millisecond)
+			slots := b.l.find(fmt.Sprintf("r%d", j), b.seconds())
+			kept := j > i-len(b.l.kept) && b.seconds()-times[j] <= uint32(RequestIDKeptFor/time.Second)
 			found := slices.ContainsFunc(slots, func(s uint16) bool { return b.store[s].ID == fmt.Sprintf("r%d", j) })
 			if kept != found {
 				t.Fatalf("after %d: %d is kept: %v, found: %v", i, j, kept, found)

@@ -25,7 +25,7 @@
 //
 // A program that wants to make a call again after its own restart gives the id itself, as outgoing
 // metadata holdfast-request-id, 1 to 128 bytes. An object remembers the newest 1,024 ids of calls that
-// wrote something, and their replies, up to 1 MiB and for 10 minutes; what is older counts as new.
+// wrote something, and their replies, up to 1 MiB and for at least 10 minutes; older ones count as new.
 package client
 
 import (
