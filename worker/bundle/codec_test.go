@@ -231,6 +231,24 @@ func TestTheSeedBundlesAsItIs(t *testing.T) {
 	}
 }
 
+func TestTheExamplesBundleWithoutAWarning(t *testing.T) {
+	t.Parallel()
+	examples, err := filepath.Glob("../../examples/typescript/*/wrangler.*")
+	if err != nil || len(examples) != 4 {
+		t.Fatalf("%d examples, %v", len(examples), err)
+	}
+	for _, config := range examples {
+		r, err := bundle.Build(config, bundle.Options{})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		if name := filepath.Base(filepath.Dir(config)); r.Name != name || len(r.Classes) != 1 || len(r.Warnings) != 0 {
+			t.Errorf("%s: %s", name, describe(r, nil))
+		}
+	}
+}
+
 func TestCodeOverTheLimitIsRefused(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

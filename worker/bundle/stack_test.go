@@ -48,6 +48,14 @@ export function deep(): T {
 	if got := m.MapStack(stack); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	// The blank before it belongs to what is before it.
+	throwing := strings.Replace(at(" new Error"), "worker.js", "at worker.js", 1)
+	if got, want := m.MapStack(throwing), "at src/deep.ts:4:3"; got != want {
+		t.Errorf("%s gives %s, want %s", throwing, got, want)
+	}
+	if bytes.Contains(r.SourceMap, []byte("type T = number")) {
+		t.Error("the source map has the text of the files")
+	}
 	if got := m.MapStack("at " + throws[:strings.LastIndex(throws, ":")]); !strings.HasPrefix(got, "at src/deep.ts:") {
 		t.Errorf("without a column: %s", got)
 	}

@@ -111,12 +111,12 @@ func TestWatchTellsOfEveryState(t *testing.T) {
 func TestAnUpdateReplacesOneThatNobodyTook(t *testing.T) {
 	t.Parallel()
 	tell, updates := bundle.Teller()
-	for _, text := range []string{"first", "second", "second"} {
-		tell(bundle.Update{Err: errors.New(text)})
-	}
+	tell(bundle.Update{Err: errors.New("first")})
+	tell(bundle.Update{Err: errors.New("second")})
 	if u := <-updates; u.Err.Error() != "second" {
 		t.Error(u.Err)
 	}
+	tell(bundle.Update{Err: errors.New("second")})
 	select {
 	case u := <-updates:
 		t.Errorf("told again: %v", u.Err)
