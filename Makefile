@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help check test sim chaos generate lint build image up down bench
+.PHONY: help check test sim fuzz chaos generate lint build image up down bench
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,11 @@ FIRST ?= 1
 
 sim: ## simulate clusters from SEEDS seeds (20000), from FIRST (1) on, with BREAK=NAME on broken code
 	go test ./replica -v -count=1 -timeout 0 -run '^TestSimulation$$' -progress -seeds=$(SEEDS) -first=$(FIRST) $(if $(BREAK),-break=$(BREAK))
+
+FUZZTIME ?= 30s
+
+fuzz: ## fuzz every decoder, each for FUZZTIME (30s)
+	scripts/fuzz $(FUZZTIME)
 
 NODES ?= 3
 FOR ?= 10m

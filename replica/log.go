@@ -18,9 +18,12 @@ type entryReader interface {
 	ReadEntries(shard placement.ShardID, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error)
 }
 
-// tailBytesMax bounds the entries kept in memory per replica. Followers that lag further behind
-// are fed from disk.
-const tailBytesMax = 512 << 10
+// Bounds of the entries kept in memory, of one replica and of all that a node has. Followers that lag
+// further behind are fed from disk.
+const (
+	tailBytesMax  = 512 << 10
+	tailsBytesMax = 64 << 20
+)
 
 // groupLog is a replica's log as Raft reads it (raft.Storage): the newest entries in memory, the
 // rest on disk. It is changed only when the batch with the change is written.
@@ -124,21 +127,41 @@ func (l *groupLog) append(entries []*raftpb.Entry) {
 	newest := entries[len(entries)-1]
 	l.last = indexTerm{newest.GetIndex(), newest.GetTerm()}
 	if l.tailBytes > 2*tailBytesMax {
-		l.trimTail()
+		l.trimTail(tailBytesMax)
 	}
 }
 
 // entryBytes is what an entry costs in memory, roughly.
 func entryBytes(e *raftpb.Entry) int { return len(e.GetData()) + 128 }
 
-// trimTail forgets the oldest entries in memory down to the bound, seldom enough that copying the
-// rest costs little an entry.
-func (l *groupLog) trimTail() {
+// trimTail forgets the oldest entries in memory down to a bound. It is called seldom enough that copying
+// the rest costs little an entry.
+func (l *groupLog) trimTail(bytesMax int) {
 	drop := 0
-	for ; l.tailBytes > tailBytesMax && drop < len(l.tail); drop++ {
+	for ; l.tailBytes > bytesMax && drop < len(l.tail); drop++ {
 		l.tailBytes -= entryBytes(l.tail[drop])
 	}
 	l.tail = slices.Clone(l.tail[drop:])
+}
+
+// trimTails trims the logs when all of them together have too much in memory: to a quarter of what they
+// may have, so that it is seldom.
+func trimTails(groups []*Group) {
+	count, bytes := 0, 0
+	for _, g := range groups {
+		if g != nil {
+			count++
+			bytes += g.log.tailBytes
+		}
+	}
+	if bytes <= tailsBytesMax {
+		return
+	}
+	for _, g := range groups {
+		if g != nil {
+			g.log.trimTail(tailsBytesMax / 4 / count)
+		}
+	}
 }
 
 // reset is the log after a snapshot: empty, behind it.

@@ -656,6 +656,7 @@ func (h *Host) tickGroups() {
 			h.mark(g)
 		}
 	}
+	trimTails(h.groups)
 	h.sendQuestions()
 	if h.age++; h.age%h.cfg.ElectionTicks == 0 {
 		clear(h.late) // They get another chance.

@@ -16,9 +16,10 @@ import (
 )
 
 var (
-	faultsFor  = flag.Duration("faults", 25*time.Second, "how long TestFaults makes faults; each kind comes at least once")
-	faultsOnly = flag.String("faults-only", "", "the kinds of faults that TestFaults makes, with commas between; empty: all")
-	faultsSeed = flag.Uint64("faults-seed", 0, "the seed of TestFaults; 0 draws one")
+	faultsFor   = flag.Duration("faults", 25*time.Second, "how long TestFaults makes faults; each kind comes at least once")
+	faultsOnly  = flag.String("faults-only", "", "the kinds of faults that TestFaults makes, with commas between; empty: all")
+	faultsPause = flag.Duration("faults-pause", 2*time.Second, "how long a process is stopped at least by the fault pause, for it to go on as if nothing had been")
+	faultsSeed  = flag.Uint64("faults-seed", 0, "the seed of TestFaults; 0 draws one")
 )
 
 // ordeal is a cluster under load.
@@ -147,7 +148,7 @@ func (c *ordeal) pause() {
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		c.t.Fatal(err)
 	}
-	c.forSome(2*time.Second, 3*time.Second)
+	c.forSome(*faultsPause, *faultsPause+time.Second)
 	// Stub i goes through node i.
 	wait := c.load.ReadThrough(i, 4)
 	c.forSome(50*time.Millisecond, 50*time.Millisecond) // For the requests to be on their way.

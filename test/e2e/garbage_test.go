@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -142,6 +143,8 @@ func (p *process) residentBytes() int64 {
 	return resident * int64(os.Getpagesize())
 }
 
+var garbageFor = flag.Duration("garbage", 0, "how long TestGarbageOnEveryPort sends garbage; a short while without")
+
 // TestGarbageOnEveryPort: random, truncated and oversized bytes on every port of every node, and
 // connections on which nothing comes, while calls go on: no node falls, no call fails (P7).
 func TestGarbageOnEveryPort(t *testing.T) {
@@ -177,10 +180,11 @@ func TestGarbageOnEveryPort(t *testing.T) {
 	t.Logf("seed %d", seed)
 	var wg sync.WaitGroup
 	var sent atomic.Int64
+	began := time.Now()
 	for i := range senders {
 		g := &garbage{rng: rand.New(rand.NewPCG(seed, uint64(i))), label: label}
 		wg.Go(func() {
-			for range rounds {
+			for round := 0; round < rounds || time.Since(began) < *garbageFor; round++ {
 				p, port := nodes[g.rng.IntN(len(nodes))], ports[g.rng.IntN(len(ports))]
 				if err := g.send(p.ports[port]); err != nil {
 					t.Errorf("%s of %s: %v", port, p.name, err)
@@ -191,6 +195,9 @@ func TestGarbageOnEveryPort(t *testing.T) {
 				sent.Add(2)
 			}
 		})
+	}
+	if *garbageFor > 0 {
+		logMemory(t, nodes, began.Add(*garbageFor))
 	}
 	wg.Wait()
 	garbledFrames(t, nodes, seed)
@@ -215,6 +222,20 @@ func TestGarbageOnEveryPort(t *testing.T) {
 		t.Errorf("nodes: %+v, %v", s.Nodes, err)
 	}
 	t.Logf("%d connections and datagrams of garbage", sent.Load())
+}
+
+// logMemory shows ten times, until the end, what the nodes take.
+func logMemory(t *testing.T, nodes []*process, end time.Time) {
+	tick := time.NewTicker(time.Until(end) / 10)
+	defer tick.Stop()
+	for time.Now().Before(end) {
+		<-tick.C
+		var b strings.Builder
+		for _, p := range nodes {
+			fmt.Fprintf(&b, " %s %d MiB", p.name, p.residentBytes()>>20)
+		}
+		t.Logf("%s before the end:%s", time.Until(end).Round(time.Second), b.String())
+	}
 }
 
 // garbledFrames speaks gRPC well and what it carries badly: the conversation ends with an error,
