@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"router":              {"actor", "peer/frame", "storage"},
 	"gateway":             {"actor", "peer/frame", "proto/holdfast/v1"},
 	"client":              {"peer/frame", "proto/holdfast/v1"},
+	"worker/quickjs":      {},
 	"node/system":         {"actor", "proto/holdfast/system/v1"},
 	"worker/bundle":       {},
 	"node":                {"*"},

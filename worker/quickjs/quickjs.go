@@ -1,0 +1,380 @@
+// Package quickjs runs JavaScript in QuickJS translated to Go (modernc.org/libquickjs): no cgo, nothing outside the
+// process. It is a thin binding that knows nothing of what the JavaScript is for.
+//
+// An Engine is one JavaScript heap with one global object. It is not safe for concurrent use: one goroutine at a time,
+// any goroutine. All work with it happens in an entry, Engine.Enter, which bounds the time that JavaScript may take,
+// survives faults of the engine, and owns the values made in it:
+//
+//	err := engine.Enter(func() error {
+//		v, err := engine.Eval("1 + 1", "sum.js")
+//		if err != nil {
+//			return err
+//		}
+//		n, err := v.Int()
+//		…
+//	})
+//
+// # Values
+//
+// A Value belongs to the scope that it was made in (an entry, the call of a host function, or Engine.Scope) and is freed
+// with it; there is nothing to free by hand. Used later, or in another engine, it gives an error, and never touches
+// memory that is not its own. Value.Keep makes a Ref of what has to live longer. Making a value can fail only because
+// the memory of the engine is used up: such a Value gives ErrOutOfMemory wherever it is used. The zero Value is
+// undefined.
+//
+// # What can go wrong
+//
+// JavaScript that throws gives an *Error. JavaScript that runs too long, or that Interrupt stops, ends at once, without
+// its catch and finally blocks, and gives ErrTimeLimit or ErrInterrupted. Memory over the limit and recursion that is
+// too deep are exceptions that JavaScript can catch. A fault inside the engine gives ErrLost from then on, and Close is
+// all that is left to do. The engine is C translated to Go and no sandbox against bugs of its own: it must only ever
+// run bytecode that it compiled itself, which is why Bytecode can't be read from anywhere.
+package quickjs
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"modernc.org/libc"
+	lib "modernc.org/libquickjs"
+)
+
+var (
+	// ErrLost says that the engine had a fault, and that its state can't be trusted any more.
+	ErrLost = errors.New("the JavaScript engine had a fault and is lost")
+	// ErrClosed says that the engine was closed.
+	ErrClosed = errors.New("the JavaScript engine is closed")
+	// ErrBusy says that a goroutine is in the engine already.
+	ErrBusy = errors.New("the JavaScript engine is in use by another goroutine")
+	// ErrInterrupted says that Interrupt stopped the JavaScript.
+	ErrInterrupted = errors.New("the JavaScript was interrupted")
+	// ErrTimeLimit says that the JavaScript of one entry ran for longer than Options.TimeMax.
+	ErrTimeLimit = errors.New("the JavaScript ran for too long")
+	// ErrOutOfMemory says that the memory limit of the engine was reached.
+	ErrOutOfMemory = errors.New("the JavaScript engine is out of memory")
+	// ErrStackOverflow says that calls were nested too deeply.
+	ErrStackOverflow = errors.New("the JavaScript has too much recursion")
+	// ErrScope says that a Value was used outside of the scope that it belongs to.
+	ErrScope = errors.New("a JavaScript value was used after the end of its scope or in another engine")
+)
+
+// Options are what an Engine is made with. The zero value has no limits but the depth of calls.
+type Options struct {
+	// MemoryMax is how much memory the engine may use, in bytes. 0: no limit. Below 256 KiB no engine starts.
+	MemoryMax int64
+	// StackMax is how deep calls may be nested, in frames of the translated engine, of which a call in JavaScript takes
+	// one to nine. 0: 5000, which needs some 16 MiB of the goroutine's stack.
+	StackMax int
+	// TimeMax is how long the JavaScript of one entry may run. A pause of the process counts as one second at most.
+	// 0: no limit.
+	TimeMax time.Duration
+	// Resolve gives the name of the module that base, the name of the importing one, imports as specifier. Nil: the
+	// engine's rule, which joins names that begin with a dot to base's directory. An error is thrown in JavaScript.
+	Resolve func(base, specifier string) (string, error)
+	// Load gives the module of a name that Resolve gave. It is called once per name. Nil: nothing can be imported that
+	// was not loaded or defined before. An error is thrown in JavaScript.
+	Load func(name string) (*Bytecode, error)
+}
+
+// Engine is one JavaScript heap with one global object.
+type Engine struct {
+	options Options
+	tls     *libc.TLS
+	rt, ctx uintptr
+
+	busy    atomic.Bool                // a goroutine is in Enter or Close
+	stop    atomic.Pointer[stopReason] // why the JavaScript of this entry has to stop
+	entries atomic.Uint64              // counts entries: what Interrupt stops is one of them
+
+	// The rest belongs to the goroutine that is in the engine.
+	lost     bool
+	closed   bool
+	scopes   []scope // those that are open; their values are freed with them
+	serial   uint64  // of the scope made last
+	clock    clock
+	panicked *PanicError // of a host function, on its way out
+
+	args       []Value // of the host functions under way, as a stack
+	funcs      table[*hostFunc]
+	atoms      map[string]lib.TJSAtom
+	scratch    buffer
+	intrinsics intrinsics
+
+	rejections rejections
+	compiles   bool                                // it only compiles modules
+	modules    map[uintptr]map[string]lib.TJSValue // exports of modules from Go that were not linked yet
+
+	dead struct {
+		sync.Mutex
+		refs []lib.TJSValue // of freed Refs, to be freed at the next entry
+	}
+}
+
+type stopReason struct{ err error }
+
+// What the C side hands to callbacks is the TLS of the engine.
+var engines sync.Map // *libc.TLS -> *Engine
+
+func engineOf(tls *libc.TLS) *Engine {
+	e, _ := engines.Load(tls)
+	return e.(*Engine) //nolint:forcetypeassert // Nothing else is stored there.
+}
+
+// New makes an engine.
+func New(options Options) (*Engine, error) {
+	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), modules: make(map[uintptr]map[string]lib.TJSValue)}
+	e.rt = lib.XJS_NewRuntime(e.tls)
+	if e.rt == 0 {
+		e.tls.Close()
+		return nil, fmt.Errorf("make a JavaScript engine: %w", ErrOutOfMemory)
+	}
+	engines.Store(e.tls, e)
+	if err := e.start(); err != nil {
+		return nil, errors.Join(fmt.Errorf("make a JavaScript engine: %w", err), e.Close())
+	}
+	return e, nil
+}
+
+func (e *Engine) start() error {
+	if e.options.MemoryMax > 0 {
+		lib.XJS_SetMemoryLimit(e.tls, e.rt, lib.Tsize_t(e.options.MemoryMax))
+	}
+	lib.XJS_SetMaxStackSize(e.tls, e.rt, lib.Tsize_t(e.options.StackMax)) //nolint:gosec // Negative ones are no depth.
+	lib.XJS_SetInterruptHandler(e.tls, e.rt, pointer(onInterrupt), 0)
+	lib.XJS_SetHostPromiseRejectionTracker(e.tls, e.rt, pointer(onRejection), 0)
+	var resolve uintptr
+	if e.options.Resolve != nil {
+		resolve = pointer(onResolve)
+	}
+	lib.XJS_SetModuleLoaderFunc(e.tls, e.rt, resolve, pointer(onLoad), 0)
+	return e.guard(func() error {
+		if e.ctx = lib.XJS_NewContext(e.tls, e.rt); e.ctx == 0 {
+			return ErrOutOfMemory
+		}
+		if err := e.registerFuncClass(); err != nil {
+			return err
+		}
+		e.findIntrinsics()
+		return nil
+	})
+}
+
+// Close frees all that belongs to the engine. It must not be called from inside an entry. An engine that is lost is
+// closed as well.
+func (e *Engine) Close() error {
+	if !e.busy.CompareAndSwap(false, true) {
+		return ErrBusy
+	}
+	defer e.busy.Store(false)
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	defer engines.Delete(e.tls)
+	if e.lost {
+		// Its memory can't be walked any more.
+		e.tls.Close()
+		return nil
+	}
+	err := e.guard(func() error {
+		e.freeDead()
+		e.rejections.clear(e)
+		for _, atom := range e.atoms {
+			lib.XJS_FreeAtom(e.tls, e.ctx, atom)
+		}
+		for _, exports := range e.modules {
+			for _, v := range exports {
+				e.free(v)
+			}
+		}
+		e.intrinsics.free(e)
+		if e.ctx != 0 {
+			lib.XJS_FreeContext(e.tls, e.ctx)
+		}
+		lib.XJS_FreeRuntime(e.tls, e.rt)
+		return nil
+	})
+	e.scratch.free(e.tls)
+	e.tls.Close()
+	return err
+}
+
+// Enter runs f with the engine. All work with the engine happens in f, on f's goroutine: Enter must not be called in it
+// again. The values made in f are freed at its end. JavaScript in f may run for Options.TimeMax altogether.
+func (e *Engine) Enter(f func() error) error {
+	if !e.busy.CompareAndSwap(false, true) {
+		return ErrBusy
+	}
+	defer e.busy.Store(false)
+	switch {
+	case e.closed:
+		return ErrClosed
+	case e.lost:
+		return ErrLost
+	}
+	e.entries.Add(1)
+	defer func() {
+		// Even numbers are between entries.
+		e.entries.Add(1)
+		e.stop.Store(nil)
+	}()
+	e.clock.start(e.options.TimeMax)
+	return e.guard(func() error {
+		e.freeDead()
+		e.openScope()
+		// Not deferred: guard closes what is open when f does not return.
+		err := f()
+		e.closeScope()
+		return err
+	})
+}
+
+// guard runs f, in which the engine may fault, and makes ErrLost of that. Other panics pass.
+func (e *Engine) guard(f func() error) (err error) {
+	was := debug.SetPanicOnFault(true)
+	returned := false
+	open := len(e.scopes)
+	defer func() {
+		debug.SetPanicOnFault(was)
+		if returned {
+			if e.lost && err == nil {
+				err = ErrLost
+			}
+			return
+		}
+		p := recover()
+		switch {
+		case e.lost || p != nil && panicIsEngines():
+			e.lost = true
+			err = fmt.Errorf("%w: %v", ErrLost, p)
+		case p == nil: // runtime.Goexit, in Go code alone.
+			e.closeScopes(open)
+		default:
+			e.closeScopes(open)
+			panic(p)
+		}
+	}()
+	err = f()
+	returned = true
+	return err
+}
+
+// panicIsEngines says whether the panic that is being recovered went through code of the engine since Go code of ours or
+// of a host function was called last. It is called by what recovers, in a deferred function.
+func panicIsEngines() bool {
+	pcs := make([]uintptr, 64)
+	panicking := false
+	for skip := 2; ; skip += len(pcs) {
+		n := runtime.Callers(skip, pcs)
+		frames := runtime.CallersFrames(pcs[:n])
+	frames:
+		for {
+			frame, more := frames.Next()
+			switch {
+			case frame.Function == "runtime.gopanic":
+				panicking = true
+			case !panicking:
+			case strings.HasPrefix(frame.Function, "modernc.org/"):
+				return true
+			case strings.HasSuffix(frame.Function, "quickjs.(*Engine).guard"), strings.HasSuffix(frame.Function, "quickjs.(*Engine).host"):
+				return false
+			}
+			if !more {
+				break frames
+			}
+		}
+		if n < len(pcs) {
+			return false
+		}
+	}
+}
+
+// Interrupt stops the JavaScript of the entry that is under way, if there is one: it ends as soon as the engine looks,
+// and gives reason, or ErrInterrupted when that is nil. It may be called on any goroutine, also after Close.
+func (e *Engine) Interrupt(reason error) {
+	if reason == nil {
+		reason = ErrInterrupted
+	}
+	entry := e.entries.Load()
+	if entry%2 == 0 {
+		return
+	}
+	stop := &stopReason{err: reason}
+	e.stop.CompareAndSwap(nil, stop)
+	if e.entries.Load() != entry {
+		// That entry ended meanwhile, and another one may have begun, which was not meant.
+		e.stop.CompareAndSwap(stop, nil)
+	}
+}
+
+// stopped is why the JavaScript has to end, or nil.
+func (e *Engine) stopped() error {
+	if stop := e.stop.Load(); stop != nil {
+		return stop.err
+	}
+	if e.clock.over() {
+		e.stop.CompareAndSwap(nil, &stopReason{err: ErrTimeLimit})
+		return e.stop.Load().err
+	}
+	return nil
+}
+
+// onInterrupt is called by the engine every so often while JavaScript runs.
+func onInterrupt(tls *libc.TLS, _, _ uintptr) int32 {
+	if engineOf(tls).stopped() != nil {
+		return 1
+	}
+	return 0
+}
+
+// A clock measures how long the JavaScript of an entry runs. It looks at the clock of the machine now and then, and
+// lets no pause between two looks count for more than pauseMax: the process may have been stopped meanwhile.
+type clock struct {
+	limited bool
+	left    time.Duration
+	seen    time.Time
+}
+
+const pauseMax = time.Second
+
+func (c *clock) start(limit time.Duration) {
+	*c = clock{limited: limit > 0, left: limit}
+	if c.limited {
+		c.seen = time.Now()
+	}
+}
+
+func (c *clock) over() bool {
+	if !c.limited {
+		return false
+	}
+	now := time.Now()
+	c.left -= min(now.Sub(c.seen), pauseMax)
+	c.seen = now
+	return c.left <= 0
+}
+
+// GC frees the garbage that has references to itself. The engine does so by itself when its memory has grown by half.
+func (e *Engine) GC() {
+	if e.usable() == nil {
+		lib.XJS_RunGC(e.tls, e.rt)
+	}
+}
+
+// usable says whether the engine may be worked with.
+func (e *Engine) usable() error {
+	switch {
+	case e.lost:
+		return ErrLost
+	case len(e.scopes) == 0:
+		return ErrScope
+	default:
+		return nil
+	}
+}
