@@ -55,7 +55,7 @@ func pointer(f any) uintptr {
 
 // at gives access to memory of C's.
 func at[T any](p uintptr) *T {
-	return (*T)(unsafe.Pointer(p)) //nolint:govet // It is not in Go's heap.
+	return (*T)(unsafe.Add(nil, p))
 }
 
 // memory is n bytes of C's at p.

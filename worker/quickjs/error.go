@@ -101,16 +101,13 @@ func (in *intrinsics) free(e *Engine) {
 // exception takes the exception that is pending and makes an error of it.
 func (e *Engine) exception() error {
 	v := lib.XJS_GetException(e.tls, e.ctx)
-	if e.uncatchable() {
-		lib.XJS_SetUncatchableException(e.tls, e.ctx, 0)
+	if err := e.ended(); err != nil {
 		e.free(v)
-		if e.panicked != nil {
-			return e.panicked
+		lib.XJS_SetUncatchableException(e.tls, e.ctx, 0)
+		if e.hosts == 0 {
+			e.panicked = nil
 		}
-		if err := e.stopped(); err != nil {
-			return err
-		}
-		return ErrInterrupted
+		return err
 	}
 	if tagOf(v) == lib.EJS_TAG_UNINITIALIZED {
 		// The engine gave up for lack of memory, even for an exception.
@@ -119,8 +116,12 @@ func (e *Engine) exception() error {
 	return e.Caught(e.own(v))
 }
 
-func (e *Engine) uncatchable() bool {
-	return at[lib.TJSRuntime](e.rt).F__ccgo1256&0xff != 0
+// ended is why all JavaScript under way has to end, or nil.
+func (e *Engine) ended() error {
+	if e.panicked != nil {
+		return e.panicked
+	}
+	return e.stopped()
 }
 
 func (e *Engine) dropException() {
@@ -234,11 +235,8 @@ func (e *Engine) describe(v Value) string {
 
 // throw makes err the pending exception.
 func (e *Engine) throw(err error) lib.TJSValue {
-	var panicked *PanicError
 	var thrown *Error
 	switch {
-	case errors.As(err, &panicked), e.stop.Load() != nil:
-		return e.throwUncatchable()
 	case errors.As(err, &thrown) && (thrown.Name == "" || thrown.Value.e == e):
 		if v, bad := e.raw(thrown.Value); bad == nil {
 			return lib.XJS_Throw(e.tls, e.ctx, dup(v))

@@ -98,6 +98,7 @@ type Engine struct {
 	scopes   []scope // those that are open; their values are freed with them
 	serial   uint64  // of the scope made last
 	clock    clock
+	hosts    int         // calls of host functions under way
 	panicked *PanicError // of a host function, on its way out
 
 	args       []Value // of the host functions under way, as a stack
