@@ -89,7 +89,7 @@ func (v Value) ToText() (string, error) {
 	if p == 0 {
 		return "", e.exception()
 	}
-	s := string(memory(p, int(*at[lib.Tsize_t](length)))) //nolint:gosec // Strings are shorter than 2^30.
+	s := string(bytesAt(p, int(*at[lib.Tsize_t](length)))) //nolint:gosec // Strings are shorter than 2^30.
 	lib.XJS_FreeCString(e.tls, e.ctx, p)
 	return s, nil
 }
@@ -185,7 +185,7 @@ func (e *Engine) ArrayBuffer(b []byte) Value {
 		e.dropException()
 		return failed()
 	}
-	copy(memory(p, len(b)), b)
+	copy(bytesAt(p, len(b)), b)
 	v := lib.XJS_NewArrayBuffer(e.tls, e.ctx, p, lib.Tsize_t(len(b)), pointer(onFreeBuffer), 0, 0)
 	if isException(v) {
 		lib.Xjs_free(e.tls, e.ctx, p)
@@ -262,7 +262,7 @@ func (v Value) Peek() ([]byte, error) {
 		return buffer, err
 	case class >= ClassUint8Clamped && class <= ClassFloat64:
 		array := (*fastArray)(unsafe.Pointer(&obj.Fu))
-		return memory(array.data, int(array.count)*class.elementSize()), nil
+		return bytesAt(array.data, int(array.count)*class.elementSize()), nil
 	case class == ClassDataView:
 		return peekDataView(obj)
 	default:
@@ -282,7 +282,7 @@ func peekBuffer(obj *lib.TJSObject) ([]byte, error) {
 	if buffer.Fdetached != 0 {
 		return nil, typeError("the ArrayBuffer is detached")
 	}
-	return memory(buffer.Fdata, int(buffer.Fbyte_length)), nil
+	return bytesAt(buffer.Fdata, int(buffer.Fbyte_length)), nil
 }
 
 func peekDataView(obj *lib.TJSObject) ([]byte, error) {

@@ -73,7 +73,7 @@ type intrinsics struct {
 	bigint, bigintText, asIntN, dataView lib.TJSValue
 }
 
-func (e *Engine) findIntrinsics() {
+func (e *Engine) findIntrinsics() error {
 	global := lib.XJS_GetGlobalObject(e.tls, e.ctx)
 	defer e.free(global)
 	in := &e.intrinsics
@@ -87,6 +87,10 @@ func (e *Engine) findIntrinsics() {
 	proto := e.getRaw(in.bigint, "prototype")
 	defer e.free(proto)
 	in.bigintText = e.getRaw(proto, "toString")
+	if !counted(in.bigintText) || !counted(in.dataView) || len(in.errors) != len(errorNames) {
+		return ErrOutOfMemory
+	}
+	return nil
 }
 
 func (in *intrinsics) free(e *Engine) {

@@ -86,6 +86,7 @@ type Options struct {
 type Engine struct {
 	options Options
 	tls     *libc.TLS
+	heap    heap
 	rt, ctx uintptr
 
 	busy    atomic.Bool                // a goroutine is in Enter or Close
@@ -130,11 +131,6 @@ func engineOf(tls *libc.TLS) *Engine {
 // New makes an engine.
 func New(options Options) (*Engine, error) {
 	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), modules: make(map[uintptr]map[string]lib.TJSValue)}
-	e.rt = lib.XJS_NewRuntime(e.tls)
-	if e.rt == 0 {
-		e.tls.Close()
-		return nil, fmt.Errorf("make a JavaScript engine: %w", ErrOutOfMemory)
-	}
 	engines.Store(e.tls, e)
 	if err := e.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a JavaScript engine: %w", err), e.Close())
@@ -143,31 +139,33 @@ func New(options Options) (*Engine, error) {
 }
 
 func (e *Engine) start() error {
-	if e.options.MemoryMax > 0 {
-		lib.XJS_SetMemoryLimit(e.tls, e.rt, lib.Tsize_t(e.options.MemoryMax))
-	}
-	lib.XJS_SetMaxStackSize(e.tls, e.rt, lib.Tsize_t(e.options.StackMax)) //nolint:gosec // Negative ones are no depth.
-	lib.XJS_SetInterruptHandler(e.tls, e.rt, pointer(onInterrupt), 0)
-	lib.XJS_SetHostPromiseRejectionTracker(e.tls, e.rt, pointer(onRejection), 0)
-	var resolve uintptr
-	if e.options.Resolve != nil {
-		resolve = pointer(onResolve)
-	}
-	lib.XJS_SetModuleLoaderFunc(e.tls, e.rt, resolve, pointer(onLoad), 0)
 	return e.guard(func() error {
+		if e.rt = e.newRuntime(); e.rt == 0 {
+			return ErrOutOfMemory
+		}
+		if e.options.MemoryMax > 0 {
+			lib.XJS_SetMemoryLimit(e.tls, e.rt, lib.Tsize_t(e.options.MemoryMax))
+		}
+		lib.XJS_SetMaxStackSize(e.tls, e.rt, lib.Tsize_t(max(0, e.options.StackMax)))
+		lib.XJS_SetInterruptHandler(e.tls, e.rt, pointer(onInterrupt), 0)
+		lib.XJS_SetHostPromiseRejectionTracker(e.tls, e.rt, pointer(onRejection), 0)
+		var resolve uintptr
+		if e.options.Resolve != nil {
+			resolve = pointer(onResolve)
+		}
+		lib.XJS_SetModuleLoaderFunc(e.tls, e.rt, resolve, pointer(onLoad), 0)
 		if e.ctx = lib.XJS_NewContext(e.tls, e.rt); e.ctx == 0 {
 			return ErrOutOfMemory
 		}
 		if err := e.registerFuncClass(); err != nil {
 			return err
 		}
-		e.findIntrinsics()
-		return nil
+		return e.findIntrinsics()
 	})
 }
 
 // Close frees all that belongs to the engine. It must not be called from inside an entry. An engine that is lost is
-// closed as well.
+// closed as well. The error says that values were left over, which is a mistake in this package.
 func (e *Engine) Close() error {
 	if !e.busy.CompareAndSwap(false, true) {
 		return ErrBusy
@@ -177,13 +175,23 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	e.closed = true
-	defer engines.Delete(e.tls)
-	if e.lost {
-		// Its memory can't be walked any more.
-		e.tls.Close()
-		return nil
+	var err error
+	if !e.lost && e.rt != 0 {
+		err = e.guard(e.stopRuntime)
+		if err == nil && e.heap.blocks != 0 {
+			err = fmt.Errorf("close a JavaScript engine: %d blocks of its memory were left over", e.heap.blocks)
+		}
 	}
-	err := e.guard(func() error {
+	e.scratch.free(e.tls)
+	// This gives back what a lost engine had, too.
+	err = errors.Join(err, e.heap.Close())
+	e.tls.Close()
+	engines.Delete(e.tls)
+	return err
+}
+
+func (e *Engine) stopRuntime() error {
+	if e.ctx != 0 {
 		e.freeDead()
 		e.rejections.clear(e)
 		for _, atom := range e.atoms {
@@ -195,15 +203,10 @@ func (e *Engine) Close() error {
 			}
 		}
 		e.intrinsics.free(e)
-		if e.ctx != 0 {
-			lib.XJS_FreeContext(e.tls, e.ctx)
-		}
-		lib.XJS_FreeRuntime(e.tls, e.rt)
-		return nil
-	})
-	e.scratch.free(e.tls)
-	e.tls.Close()
-	return err
+		lib.XJS_FreeContext(e.tls, e.ctx)
+	}
+	lib.XJS_FreeRuntime(e.tls, e.rt)
+	return nil
 }
 
 // Enter runs f with the engine. All work with the engine happens in f, on f's goroutine: Enter must not be called in it
