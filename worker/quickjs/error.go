@@ -113,8 +113,10 @@ func (e *Engine) exception() error {
 		}
 		return err
 	}
-	if tagOf(v) == lib.EJS_TAG_UNINITIALIZED {
-		// The engine gave up for lack of memory, even for an exception.
+	refused := e.heap.refused
+	e.heap.refused = false
+	if tag := tagOf(v); tag == lib.EJS_TAG_UNINITIALIZED || tag == lib.EJS_TAG_NULL && refused {
+		// There was no memory even for an exception.
 		return ErrOutOfMemory
 	}
 	return e.Caught(e.own(v))

@@ -12,7 +12,8 @@ import (
 // that closing one gives all of its memory back, whatever state it is in.
 type heap struct {
 	memory.Allocator
-	blocks int // that are in use
+	blocks  int  // that are in use
+	refused bool // since exception looked last, the engine did not get a block for its limit
 }
 
 // newRuntime makes a JSRuntime on the engine's own heap.
@@ -46,10 +47,11 @@ func hasRoom(s *lib.TJSMallocState, used, size lib.Tsize_t) bool {
 
 func onMalloc(tls *libc.TLS, state uintptr, size lib.Tsize_t) uintptr {
 	s := at[lib.TJSMallocState](state)
+	h := &engineOf(tls).heap
 	if !hasRoom(s, s.Fmalloc_size, size) {
+		h.refused = true
 		return 0
 	}
-	h := &engineOf(tls).heap
 	p, err := h.UintptrMalloc(int(size)) //nolint:gosec // It is below blockMax.
 	if err != nil {
 		return 0
@@ -82,10 +84,12 @@ func onRealloc(tls *libc.TLS, state, p uintptr, size lib.Tsize_t) uintptr {
 	}
 	s := at[lib.TJSMallocState](state)
 	old := sizeOf(p)
+	h := &engineOf(tls).heap
 	if !hasRoom(s, s.Fmalloc_size-old, size) {
+		h.refused = true
 		return 0
 	}
-	out, err := engineOf(tls).heap.UintptrRealloc(p, int(size)) //nolint:gosec // It is below blockMax.
+	out, err := h.UintptrRealloc(p, int(size)) //nolint:gosec // It is below blockMax.
 	if err != nil {
 		return 0
 	}

@@ -40,6 +40,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"modernc.org/libc"
 	lib "modernc.org/libquickjs"
@@ -112,10 +113,7 @@ type Engine struct {
 	compiles   bool                                // it only compiles modules
 	modules    map[uintptr]map[string]lib.TJSValue // exports of modules from Go that were not linked yet
 
-	dead struct {
-		sync.Mutex
-		refs []lib.TJSValue // of freed Refs, to be freed at the next entry
-	}
+	refs refs
 }
 
 type stopReason struct{ err error }
@@ -192,7 +190,7 @@ func (e *Engine) Close() error {
 
 func (e *Engine) stopRuntime() error {
 	if e.ctx != 0 {
-		e.freeDead()
+		e.freeRefs()
 		e.rejections.clear(e)
 		for _, atom := range e.atoms {
 			lib.XJS_FreeAtom(e.tls, e.ctx, atom)
@@ -362,6 +360,35 @@ func (c *clock) over() bool {
 	c.left -= min(now.Sub(c.seen), pauseMax)
 	c.seen = now
 	return c.left <= 0
+}
+
+// Memory is what an engine has taken, in bytes and numbers.
+type Memory struct {
+	Used    int64 // that counts for Options.MemoryMax
+	Objects int64
+	Strings int64
+	Buffers int64 // bytes of ArrayBuffers
+}
+
+// Memory counts what the engine has taken, which takes as long as collecting garbage does; see MemoryUsed.
+func (e *Engine) Memory() Memory {
+	if e.usable() != nil {
+		return Memory{}
+	}
+	size := int(unsafe.Sizeof(lib.TJSMemoryUsage{}))
+	p := e.tls.Alloc(size)
+	defer e.tls.Free(size)
+	lib.XJS_ComputeMemoryUsage(e.tls, e.rt, p)
+	usage := at[lib.TJSMemoryUsage](p)
+	return Memory{Used: usage.Fmalloc_size, Objects: usage.Fobj_count, Strings: usage.Fstr_count, Buffers: usage.Fbinary_object_size}
+}
+
+// MemoryUsed is Memory.Used, without the counting.
+func (e *Engine) MemoryUsed() int64 {
+	if e.usable() != nil {
+		return 0
+	}
+	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size) //nolint:gosec // Memory is smaller.
 }
 
 // GC frees the garbage that has references to itself. The engine does so by itself when its memory has grown by half.
