@@ -137,9 +137,9 @@ func (e *Engine) BigInt(n *big.Int) Value {
 	if n.Sign() < 0 {
 		n = new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(bits))) //nolint:gosec // Not negative.
 	}
-	v, err := e.own(dup(e.intrinsics.bigint)).Call(Value{}, e.String(fmt.Sprintf("%#x", n)))
+	v, err := e.borrow(e.intrinsics.bigint).Call(Value{}, e.String(fmt.Sprintf("%#x", n)))
 	if err == nil {
-		v, err = e.own(dup(e.intrinsics.asIntN)).Call(Value{}, IntValue(int64(bits)), v)
+		v, err = e.borrow(e.intrinsics.asIntN).Call(Value{}, IntValue(int64(bits)), v)
 	}
 	if err != nil {
 		return failed()
@@ -159,7 +159,7 @@ func (v Value) BigInt() (*big.Int, error) {
 	if tagOf(raw) == lib.EJS_TAG_SHORT_BIG_INT {
 		return big.NewInt(int64(intOf(raw))), nil
 	}
-	text, err := e.own(dup(e.intrinsics.bigintText)).Call(v, IntValue(16))
+	text, err := e.borrow(e.intrinsics.bigintText).Call(v, IntValue(16))
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +211,7 @@ func (e *Engine) View(class Class, buffer Value, offset, length int) (Value, err
 		return Value{}, err
 	}
 	if class == ClassDataView {
-		return e.own(dup(e.intrinsics.dataView)).New(buffer, IntValue(int64(offset)), IntValue(int64(length)))
+		return e.borrow(e.intrinsics.dataView).New(buffer, IntValue(int64(offset)), IntValue(int64(length)))
 	}
 	if class < ClassUint8Clamped || class > ClassFloat64 {
 		return Value{}, typeError("class %d is not one of typed arrays", class)

@@ -3,6 +3,7 @@ package quickjs
 import (
 	"errors"
 	"fmt"
+	"unsafe"
 
 	lib "modernc.org/libquickjs"
 )
@@ -69,8 +70,18 @@ var errorNames = [...]string{"Error", "TypeError", "RangeError", "SyntaxError", 
 
 // intrinsics are what the engine has from the start, before scripts change it.
 type intrinsics struct {
-	errors                               map[string]lib.TJSValue
-	bigint, bigintText, asIntN, dataView lib.TJSValue
+	errors                            map[string]lib.TJSValue
+	bigint, bigintText, asIntN        lib.TJSValue
+	dataView, object                  lib.TJSValue
+	newMap, mapSet, newSet, setAdd    lib.TJSValue
+	regexp, regexpSource, regexpFlags lib.TJSValue
+}
+
+func (in *intrinsics) all() []*lib.TJSValue {
+	return []*lib.TJSValue{
+		&in.bigint, &in.bigintText, &in.asIntN, &in.dataView, &in.object, &in.newMap, &in.mapSet, &in.newSet, &in.setAdd,
+		&in.regexp, &in.regexpSource, &in.regexpFlags,
+	}
 }
 
 func (e *Engine) findIntrinsics() error {
@@ -83,22 +94,52 @@ func (e *Engine) findIntrinsics() error {
 	}
 	in.bigint = e.getRaw(global, "BigInt")
 	in.asIntN = e.getRaw(in.bigint, "asIntN")
+	in.bigintText = e.getRaw(e.classProto(ClassBigInt), "toString")
 	in.dataView = e.getRaw(global, "DataView")
-	proto := e.getRaw(in.bigint, "prototype")
-	defer e.free(proto)
-	in.bigintText = e.getRaw(proto, "toString")
-	if !counted(in.bigintText) || !counted(in.dataView) || len(in.errors) != len(errorNames) {
-		return ErrOutOfMemory
+	in.object = e.getRaw(global, "Object")
+	in.newMap = e.getRaw(global, "Map")
+	in.mapSet = e.getRaw(e.classProto(ClassMap), "set")
+	in.newSet = e.getRaw(global, "Set")
+	in.setAdd = e.getRaw(e.classProto(ClassSet), "add")
+	in.regexp = e.getRaw(global, "RegExp")
+	in.regexpSource = e.getter(e.classProto(ClassRegExp), "source")
+	in.regexpFlags = e.getter(e.classProto(ClassRegExp), "flags")
+	for _, v := range in.all() {
+		if !counted(*v) {
+			return ErrOutOfMemory
+		}
 	}
 	return nil
+}
+
+// getter is the function that computes a property of obj's own.
+func (e *Engine) getter(obj lib.TJSValue, name string) lib.TJSValue {
+	atom, done, err := e.atom(name)
+	if err != nil {
+		return rawUndefined
+	}
+	defer done()
+	size := int(unsafe.Sizeof(lib.TJSPropertyDescriptor{}))
+	p := e.tls.Alloc(size)
+	defer e.tls.Free(size)
+	desc := at[lib.TJSPropertyDescriptor](p)
+	*desc = lib.TJSPropertyDescriptor{Fvalue: rawUndefined, Fgetter: rawUndefined, Fsetter: rawUndefined}
+	if lib.XJS_GetOwnProperty(e.tls, e.ctx, p, obj, atom) < 0 {
+		e.dropException()
+		return rawUndefined
+	}
+	e.free(desc.Fvalue)
+	e.free(desc.Fsetter)
+	return desc.Fgetter
 }
 
 func (in *intrinsics) free(e *Engine) {
 	for _, class := range in.errors {
 		e.free(class)
 	}
-	for _, v := range []lib.TJSValue{in.bigint, in.bigintText, in.asIntN, in.dataView} {
-		e.free(v)
+	for _, v := range in.all() {
+		e.free(*v)
+		*v = rawUndefined
 	}
 }
 

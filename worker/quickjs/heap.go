@@ -14,6 +14,7 @@ type heap struct {
 	memory.Allocator
 	blocks  int  // that are in use
 	refused bool // since exception looked last, the engine did not get a block for its limit
+	ever    bool // that was so at some time
 }
 
 // newRuntime makes a JSRuntime on the engine's own heap.
@@ -49,7 +50,7 @@ func onMalloc(tls *libc.TLS, state uintptr, size lib.Tsize_t) uintptr {
 	s := at[lib.TJSMallocState](state)
 	h := &engineOf(tls).heap
 	if !hasRoom(s, s.Fmalloc_size, size) {
-		h.refused = true
+		h.refused, h.ever = true, true
 		return 0
 	}
 	p, err := h.UintptrMalloc(int(size)) //nolint:gosec // It is below blockMax.
@@ -86,7 +87,7 @@ func onRealloc(tls *libc.TLS, state, p uintptr, size lib.Tsize_t) uintptr {
 	old := sizeOf(p)
 	h := &engineOf(tls).heap
 	if !hasRoom(s, s.Fmalloc_size-old, size) {
-		h.refused = true
+		h.refused, h.ever = true, true
 		return 0
 	}
 	out, err := h.UintptrRealloc(p, int(size)) //nolint:gosec // It is below blockMax.

@@ -105,7 +105,8 @@ type Engine struct {
 
 	args       []Value // of the host functions under way, as a stack
 	funcs      table[*hostFunc]
-	atoms      map[string]lib.TJSAtom
+	atoms      map[string]lib.TJSAtom // names of properties, of which the engine holds the atoms
+	names      map[lib.TJSAtom]string
 	scratch    buffer
 	intrinsics intrinsics
 
@@ -128,7 +129,7 @@ func engineOf(tls *libc.TLS) *Engine {
 
 // New makes an engine.
 func New(options Options) (*Engine, error) {
-	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), modules: make(map[uintptr]map[string]lib.TJSValue)}
+	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), names: make(map[lib.TJSAtom]string), modules: make(map[uintptr]map[string]lib.TJSValue)}
 	engines.Store(e.tls, e)
 	if err := e.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a JavaScript engine: %w", err), e.Close())
@@ -192,9 +193,7 @@ func (e *Engine) stopRuntime() error {
 	if e.ctx != 0 {
 		e.freeRefs()
 		e.rejections.clear(e)
-		for _, atom := range e.atoms {
-			lib.XJS_FreeAtom(e.tls, e.ctx, atom)
-		}
+		e.forgetAtoms()
 		for _, exports := range e.modules {
 			for _, v := range exports {
 				e.free(v)
@@ -390,6 +389,10 @@ func (e *Engine) MemoryUsed() int64 {
 	}
 	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size) //nolint:gosec // Memory is smaller.
 }
+
+// Exhausted says whether the engine has ever come up against Options.MemoryMax. It works on, but the engine's handling of
+// that is not free of faults: such an engine should be replaced at the next occasion.
+func (e *Engine) Exhausted() bool { return e.heap.ever }
 
 // GC frees the garbage that has references to itself. The engine does so by itself when its memory has grown by half.
 func (e *Engine) GC() {
