@@ -55,11 +55,11 @@ func pointer(f any) uintptr {
 
 // at gives access to memory of C's.
 func at[T any](p uintptr) *T {
-	return (*T)(unsafe.Pointer(p)) //nolint:govet // It is not in Go's heap.
+	return (*T)(unsafe.Add(nil, p))
 }
 
-// memory is n bytes of C's at p.
-func memory(p uintptr, n int) []byte {
+// bytesAt is n bytes of C's at p.
+func bytesAt(p uintptr, n int) []byte {
 	if n == 0 {
 		return nil
 	}
@@ -110,7 +110,7 @@ func (b *buffer) with(tls *libc.TLS, s string, f func(p uintptr) lib.TJSValue) (
 }
 
 func fill(p uintptr, s string) {
-	copy(memory(p, len(s)), s)
+	copy(bytesAt(p, len(s)), s)
 	*at[byte](p + uintptr(len(s))) = 0
 }
 

@@ -89,7 +89,7 @@ func (v Value) ToText() (string, error) {
 	if p == 0 {
 		return "", e.exception()
 	}
-	s := string(memory(p, int(*at[lib.Tsize_t](length)))) //nolint:gosec // Strings are shorter than 2^30.
+	s := string(bytesAt(p, int(*at[lib.Tsize_t](length)))) //nolint:gosec // Strings are shorter than 2^30.
 	lib.XJS_FreeCString(e.tls, e.ctx, p)
 	return s, nil
 }
@@ -137,9 +137,9 @@ func (e *Engine) BigInt(n *big.Int) Value {
 	if n.Sign() < 0 {
 		n = new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(bits))) //nolint:gosec // Not negative.
 	}
-	v, err := e.own(dup(e.intrinsics.bigint)).Call(Value{}, e.String(fmt.Sprintf("%#x", n)))
+	v, err := e.borrow(e.intrinsics.bigint).Call(Value{}, e.String(fmt.Sprintf("%#x", n)))
 	if err == nil {
-		v, err = e.own(dup(e.intrinsics.asIntN)).Call(Value{}, IntValue(int64(bits)), v)
+		v, err = e.borrow(e.intrinsics.asIntN).Call(Value{}, IntValue(int64(bits)), v)
 	}
 	if err != nil {
 		return failed()
@@ -159,7 +159,7 @@ func (v Value) BigInt() (*big.Int, error) {
 	if tagOf(raw) == lib.EJS_TAG_SHORT_BIG_INT {
 		return big.NewInt(int64(intOf(raw))), nil
 	}
-	text, err := e.own(dup(e.intrinsics.bigintText)).Call(v, IntValue(16))
+	text, err := e.borrow(e.intrinsics.bigintText).Call(v, IntValue(16))
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (e *Engine) ArrayBuffer(b []byte) Value {
 		e.dropException()
 		return failed()
 	}
-	copy(memory(p, len(b)), b)
+	copy(bytesAt(p, len(b)), b)
 	v := lib.XJS_NewArrayBuffer(e.tls, e.ctx, p, lib.Tsize_t(len(b)), pointer(onFreeBuffer), 0, 0)
 	if isException(v) {
 		lib.Xjs_free(e.tls, e.ctx, p)
@@ -211,7 +211,7 @@ func (e *Engine) View(class Class, buffer Value, offset, length int) (Value, err
 		return Value{}, err
 	}
 	if class == ClassDataView {
-		return e.own(dup(e.intrinsics.dataView)).New(buffer, IntValue(int64(offset)), IntValue(int64(length)))
+		return e.borrow(e.intrinsics.dataView).New(buffer, IntValue(int64(offset)), IntValue(int64(length)))
 	}
 	if class < ClassUint8Clamped || class > ClassFloat64 {
 		return Value{}, typeError("class %d is not one of typed arrays", class)
@@ -262,7 +262,7 @@ func (v Value) Peek() ([]byte, error) {
 		return buffer, err
 	case class >= ClassUint8Clamped && class <= ClassFloat64:
 		array := (*fastArray)(unsafe.Pointer(&obj.Fu))
-		return memory(array.data, int(array.count)*class.elementSize()), nil
+		return bytesAt(array.data, int(array.count)*class.elementSize()), nil
 	case class == ClassDataView:
 		return peekDataView(obj)
 	default:
@@ -282,7 +282,7 @@ func peekBuffer(obj *lib.TJSObject) ([]byte, error) {
 	if buffer.Fdetached != 0 {
 		return nil, typeError("the ArrayBuffer is detached")
 	}
-	return memory(buffer.Fdata, int(buffer.Fbyte_length)), nil
+	return bytesAt(buffer.Fdata, int(buffer.Fbyte_length)), nil
 }
 
 func peekDataView(obj *lib.TJSObject) ([]byte, error) {

@@ -3,6 +3,7 @@ package quickjs
 import (
 	"errors"
 	"fmt"
+	"unsafe"
 
 	lib "modernc.org/libquickjs"
 )
@@ -69,11 +70,21 @@ var errorNames = [...]string{"Error", "TypeError", "RangeError", "SyntaxError", 
 
 // intrinsics are what the engine has from the start, before scripts change it.
 type intrinsics struct {
-	errors                               map[string]lib.TJSValue
-	bigint, bigintText, asIntN, dataView lib.TJSValue
+	errors                            map[string]lib.TJSValue
+	bigint, bigintText, asIntN        lib.TJSValue
+	dataView, object                  lib.TJSValue
+	newMap, mapSet, newSet, setAdd    lib.TJSValue
+	regexp, regexpSource, regexpFlags lib.TJSValue
 }
 
-func (e *Engine) findIntrinsics() {
+func (in *intrinsics) all() []*lib.TJSValue {
+	return []*lib.TJSValue{
+		&in.bigint, &in.bigintText, &in.asIntN, &in.dataView, &in.object, &in.newMap, &in.mapSet, &in.newSet, &in.setAdd,
+		&in.regexp, &in.regexpSource, &in.regexpFlags,
+	}
+}
+
+func (e *Engine) findIntrinsics() error {
 	global := lib.XJS_GetGlobalObject(e.tls, e.ctx)
 	defer e.free(global)
 	in := &e.intrinsics
@@ -83,44 +94,81 @@ func (e *Engine) findIntrinsics() {
 	}
 	in.bigint = e.getRaw(global, "BigInt")
 	in.asIntN = e.getRaw(in.bigint, "asIntN")
+	in.bigintText = e.getRaw(e.classProto(ClassBigInt), "toString")
 	in.dataView = e.getRaw(global, "DataView")
-	proto := e.getRaw(in.bigint, "prototype")
-	defer e.free(proto)
-	in.bigintText = e.getRaw(proto, "toString")
+	in.object = e.getRaw(global, "Object")
+	in.newMap = e.getRaw(global, "Map")
+	in.mapSet = e.getRaw(e.classProto(ClassMap), "set")
+	in.newSet = e.getRaw(global, "Set")
+	in.setAdd = e.getRaw(e.classProto(ClassSet), "add")
+	in.regexp = e.getRaw(global, "RegExp")
+	in.regexpSource = e.getter(e.classProto(ClassRegExp), "source")
+	in.regexpFlags = e.getter(e.classProto(ClassRegExp), "flags")
+	for _, v := range in.all() {
+		if !counted(*v) {
+			return ErrOutOfMemory
+		}
+	}
+	return nil
+}
+
+// getter is the function that computes a property of obj's own.
+func (e *Engine) getter(obj lib.TJSValue, name string) lib.TJSValue {
+	atom, done, err := e.atom(name)
+	if err != nil {
+		return rawUndefined
+	}
+	defer done()
+	size := int(unsafe.Sizeof(lib.TJSPropertyDescriptor{}))
+	p := e.tls.Alloc(size)
+	defer e.tls.Free(size)
+	desc := at[lib.TJSPropertyDescriptor](p)
+	*desc = lib.TJSPropertyDescriptor{Fvalue: rawUndefined, Fgetter: rawUndefined, Fsetter: rawUndefined}
+	if lib.XJS_GetOwnProperty(e.tls, e.ctx, p, obj, atom) < 0 {
+		e.dropException()
+		return rawUndefined
+	}
+	e.free(desc.Fvalue)
+	e.free(desc.Fsetter)
+	return desc.Fgetter
 }
 
 func (in *intrinsics) free(e *Engine) {
 	for _, class := range in.errors {
 		e.free(class)
 	}
-	for _, v := range []lib.TJSValue{in.bigint, in.bigintText, in.asIntN, in.dataView} {
-		e.free(v)
+	for _, v := range in.all() {
+		e.free(*v)
+		*v = rawUndefined
 	}
 }
 
 // exception takes the exception that is pending and makes an error of it.
 func (e *Engine) exception() error {
 	v := lib.XJS_GetException(e.tls, e.ctx)
-	if e.uncatchable() {
-		lib.XJS_SetUncatchableException(e.tls, e.ctx, 0)
+	if err := e.ended(); err != nil {
 		e.free(v)
-		if e.panicked != nil {
-			return e.panicked
+		lib.XJS_SetUncatchableException(e.tls, e.ctx, 0)
+		if e.hosts == 0 {
+			e.panicked = nil
 		}
-		if err := e.stopped(); err != nil {
-			return err
-		}
-		return ErrInterrupted
+		return err
 	}
-	if tagOf(v) == lib.EJS_TAG_UNINITIALIZED {
-		// The engine gave up for lack of memory, even for an exception.
+	refused := e.heap.refused
+	e.heap.refused = false
+	if tag := tagOf(v); tag == lib.EJS_TAG_UNINITIALIZED || tag == lib.EJS_TAG_NULL && refused {
+		// There was no memory even for an exception.
 		return ErrOutOfMemory
 	}
 	return e.Caught(e.own(v))
 }
 
-func (e *Engine) uncatchable() bool {
-	return at[lib.TJSRuntime](e.rt).F__ccgo1256&0xff != 0
+// ended is why all JavaScript under way has to end, or nil.
+func (e *Engine) ended() error {
+	if e.panicked != nil {
+		return e.panicked
+	}
+	return e.stopped()
 }
 
 func (e *Engine) dropException() {
@@ -234,11 +282,8 @@ func (e *Engine) describe(v Value) string {
 
 // throw makes err the pending exception.
 func (e *Engine) throw(err error) lib.TJSValue {
-	var panicked *PanicError
 	var thrown *Error
 	switch {
-	case errors.As(err, &panicked), e.stop.Load() != nil:
-		return e.throwUncatchable()
 	case errors.As(err, &thrown) && (thrown.Name == "" || thrown.Value.e == e):
 		if v, bad := e.raw(thrown.Value); bad == nil {
 			return lib.XJS_Throw(e.tls, e.ctx, dup(v))

@@ -98,8 +98,10 @@ func onCall(tls *libc.TLS, _ uintptr, fn, this lib.TJSValue, argc int32, argv ui
 func (e *Engine) host(f func() (Value, error)) (out lib.TJSValue) {
 	open := len(e.scopes)
 	e.openScope()
+	e.hosts++
 	returned := false
 	defer func() {
+		e.hosts--
 		if returned {
 			return
 		}
@@ -118,7 +120,7 @@ func (e *Engine) host(f func() (Value, error)) (out lib.TJSValue) {
 	}()
 	v, err := f()
 	switch {
-	case e.panicked != nil || e.stopped() != nil:
+	case e.ended() != nil:
 		// It was stopped in JavaScript that the host called, and must not go on because the host made nothing of that.
 		out = e.throwUncatchable()
 	case err != nil:

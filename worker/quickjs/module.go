@@ -53,7 +53,7 @@ func compile(source, name string, kind int32) (out *Bytecode, err error) {
 			return e.exception()
 		}
 		defer lib.Xjs_free(e.tls, e.ctx, p)
-		out = &Bytecode{name: name, module: kind == lib.MJS_EVAL_TYPE_MODULE, code: slices.Clone(memory(p, int(*at[lib.Tsize_t](size))))} //nolint:gosec // It is in memory.
+		out = &Bytecode{name: name, module: kind == lib.MJS_EVAL_TYPE_MODULE, code: slices.Clone(bytesAt(p, int(*at[lib.Tsize_t](size))))} //nolint:gosec // It is in memory.
 		return nil
 	})
 	if err != nil {
@@ -121,7 +121,7 @@ func (e *Engine) read(b *Bytecode) (lib.TJSValue, error) {
 		return rawUndefined, ErrOutOfMemory
 	}
 	defer libc.Xfree(e.tls, p)
-	copy(memory(p, len(b.code)), b.code)
+	copy(bytesAt(p, len(b.code)), b.code)
 	v := lib.XJS_ReadObject(e.tls, e.ctx, p, lib.Tsize_t(len(b.code)), lib.MJS_READ_OBJ_BYTECODE)
 	if isException(v) {
 		return v, e.exception()
@@ -273,5 +273,5 @@ func text(p uintptr) string {
 	for *at[byte](p + uintptr(n)) != 0 {
 		n++
 	}
-	return string(memory(p, n))
+	return string(bytesAt(p, n))
 }

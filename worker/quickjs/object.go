@@ -1,9 +1,9 @@
 package quickjs
 
 import (
+	"strings"
 	"unsafe"
 
-	"modernc.org/libc"
 	lib "modernc.org/libquickjs"
 )
 
@@ -30,14 +30,27 @@ func (e *Engine) atom(name string) (atom lib.TJSAtom, done func(), err error) {
 	if len(name) > atomNameMax {
 		return atom, func() { lib.XJS_FreeAtom(e.tls, e.ctx, atom) }, nil
 	}
-	if len(e.atoms) >= atomsMax {
-		for _, old := range e.atoms {
-			lib.XJS_FreeAtom(e.tls, e.ctx, old)
-		}
-		clear(e.atoms)
-	}
-	e.atoms[name] = atom
+	e.rememberAtom(strings.Clone(name), atom)
 	return atom, func() {}, nil
+}
+
+// rememberAtom takes over the reference to atom.
+func (e *Engine) rememberAtom(name string, atom lib.TJSAtom) {
+	if len(e.atoms) >= atomsMax {
+		e.forgetAtoms()
+	}
+	if old, ok := e.atoms[name]; ok {
+		lib.XJS_FreeAtom(e.tls, e.ctx, old)
+	}
+	e.atoms[name], e.names[atom] = atom, name
+}
+
+func (e *Engine) forgetAtoms() {
+	for _, atom := range e.atoms {
+		lib.XJS_FreeAtom(e.tls, e.ctx, atom)
+	}
+	clear(e.atoms)
+	clear(e.names)
 }
 
 // getOf reads a property, and gives C's exception.
@@ -497,5 +510,3 @@ func (v Value) Len() (int, error) {
 	n, err := length.Int()
 	return int(n), err
 }
-
-var _ = libc.Xmalloc

@@ -23,7 +23,7 @@ func (e *Engine) NewPromise() (Value, *Resolver, error) {
 		return Value{}, nil, err
 	}
 	resolve, reject := *at[lib.TJSValue](out), *at[lib.TJSValue](out + uintptr(sizeofValue))
-	return promise, &Resolver{resolve: &Ref{e: e, value: resolve}, reject: &Ref{e: e, value: reject}}, nil
+	return promise, &Resolver{resolve: e.hold(resolve), reject: e.hold(reject)}, nil
 }
 
 // Resolve settles the promise with v, or as v when that is a promise. What waits for it runs with the next RunJobs. Of
@@ -34,7 +34,7 @@ func (r *Resolver) Resolve(v Value) error { return r.settle(r.resolve, v) }
 func (r *Resolver) Reject(reason Value) error { return r.settle(r.reject, reason) }
 
 func (r *Resolver) settle(with *Ref, v Value) error {
-	if with.isFreed() {
+	if with.freed() {
 		return nil
 	}
 	_, err := with.Value().Call(Value{}, v)

@@ -40,6 +40,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"modernc.org/libc"
 	lib "modernc.org/libquickjs"
@@ -86,6 +87,7 @@ type Options struct {
 type Engine struct {
 	options Options
 	tls     *libc.TLS
+	heap    heap
 	rt, ctx uintptr
 
 	busy    atomic.Bool                // a goroutine is in Enter or Close
@@ -98,11 +100,13 @@ type Engine struct {
 	scopes   []scope // those that are open; their values are freed with them
 	serial   uint64  // of the scope made last
 	clock    clock
+	hosts    int         // calls of host functions under way
 	panicked *PanicError // of a host function, on its way out
 
 	args       []Value // of the host functions under way, as a stack
 	funcs      table[*hostFunc]
-	atoms      map[string]lib.TJSAtom
+	atoms      map[string]lib.TJSAtom // names of properties, of which the engine holds the atoms
+	names      map[lib.TJSAtom]string
 	scratch    buffer
 	intrinsics intrinsics
 
@@ -110,10 +114,7 @@ type Engine struct {
 	compiles   bool                                // it only compiles modules
 	modules    map[uintptr]map[string]lib.TJSValue // exports of modules from Go that were not linked yet
 
-	dead struct {
-		sync.Mutex
-		refs []lib.TJSValue // of freed Refs, to be freed at the next entry
-	}
+	refs refs
 }
 
 type stopReason struct{ err error }
@@ -128,12 +129,7 @@ func engineOf(tls *libc.TLS) *Engine {
 
 // New makes an engine.
 func New(options Options) (*Engine, error) {
-	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), modules: make(map[uintptr]map[string]lib.TJSValue)}
-	e.rt = lib.XJS_NewRuntime(e.tls)
-	if e.rt == 0 {
-		e.tls.Close()
-		return nil, fmt.Errorf("make a JavaScript engine: %w", ErrOutOfMemory)
-	}
+	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), names: make(map[lib.TJSAtom]string), modules: make(map[uintptr]map[string]lib.TJSValue)}
 	engines.Store(e.tls, e)
 	if err := e.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a JavaScript engine: %w", err), e.Close())
@@ -142,31 +138,33 @@ func New(options Options) (*Engine, error) {
 }
 
 func (e *Engine) start() error {
-	if e.options.MemoryMax > 0 {
-		lib.XJS_SetMemoryLimit(e.tls, e.rt, lib.Tsize_t(e.options.MemoryMax))
-	}
-	lib.XJS_SetMaxStackSize(e.tls, e.rt, lib.Tsize_t(e.options.StackMax)) //nolint:gosec // Negative ones are no depth.
-	lib.XJS_SetInterruptHandler(e.tls, e.rt, pointer(onInterrupt), 0)
-	lib.XJS_SetHostPromiseRejectionTracker(e.tls, e.rt, pointer(onRejection), 0)
-	var resolve uintptr
-	if e.options.Resolve != nil {
-		resolve = pointer(onResolve)
-	}
-	lib.XJS_SetModuleLoaderFunc(e.tls, e.rt, resolve, pointer(onLoad), 0)
 	return e.guard(func() error {
+		if e.rt = e.newRuntime(); e.rt == 0 {
+			return ErrOutOfMemory
+		}
+		if e.options.MemoryMax > 0 {
+			lib.XJS_SetMemoryLimit(e.tls, e.rt, lib.Tsize_t(e.options.MemoryMax))
+		}
+		lib.XJS_SetMaxStackSize(e.tls, e.rt, lib.Tsize_t(max(0, e.options.StackMax)))
+		lib.XJS_SetInterruptHandler(e.tls, e.rt, pointer(onInterrupt), 0)
+		lib.XJS_SetHostPromiseRejectionTracker(e.tls, e.rt, pointer(onRejection), 0)
+		var resolve uintptr
+		if e.options.Resolve != nil {
+			resolve = pointer(onResolve)
+		}
+		lib.XJS_SetModuleLoaderFunc(e.tls, e.rt, resolve, pointer(onLoad), 0)
 		if e.ctx = lib.XJS_NewContext(e.tls, e.rt); e.ctx == 0 {
 			return ErrOutOfMemory
 		}
 		if err := e.registerFuncClass(); err != nil {
 			return err
 		}
-		e.findIntrinsics()
-		return nil
+		return e.findIntrinsics()
 	})
 }
 
 // Close frees all that belongs to the engine. It must not be called from inside an entry. An engine that is lost is
-// closed as well.
+// closed as well. The error says that values were left over, which is a mistake in this package.
 func (e *Engine) Close() error {
 	if !e.busy.CompareAndSwap(false, true) {
 		return ErrBusy
@@ -176,33 +174,36 @@ func (e *Engine) Close() error {
 		return nil
 	}
 	e.closed = true
-	defer engines.Delete(e.tls)
-	if e.lost {
-		// Its memory can't be walked any more.
-		e.tls.Close()
-		return nil
-	}
-	err := e.guard(func() error {
-		e.freeDead()
-		e.rejections.clear(e)
-		for _, atom := range e.atoms {
-			lib.XJS_FreeAtom(e.tls, e.ctx, atom)
+	var err error
+	if !e.lost && e.rt != 0 {
+		err = e.guard(e.stopRuntime)
+		if err == nil && e.heap.blocks != 0 {
+			err = fmt.Errorf("close a JavaScript engine: %d blocks of its memory were left over", e.heap.blocks)
 		}
+	}
+	e.scratch.free(e.tls)
+	// This gives back what a lost engine had, too.
+	err = errors.Join(err, e.heap.Close())
+	e.tls.Close()
+	engines.Delete(e.tls)
+	return err
+}
+
+func (e *Engine) stopRuntime() error {
+	if e.ctx != 0 {
+		e.freeRefs()
+		e.rejections.clear(e)
+		e.forgetAtoms()
 		for _, exports := range e.modules {
 			for _, v := range exports {
 				e.free(v)
 			}
 		}
 		e.intrinsics.free(e)
-		if e.ctx != 0 {
-			lib.XJS_FreeContext(e.tls, e.ctx)
-		}
-		lib.XJS_FreeRuntime(e.tls, e.rt)
-		return nil
-	})
-	e.scratch.free(e.tls)
-	e.tls.Close()
-	return err
+		lib.XJS_FreeContext(e.tls, e.ctx)
+	}
+	lib.XJS_FreeRuntime(e.tls, e.rt)
+	return nil
 }
 
 // Enter runs f with the engine. All work with the engine happens in f, on f's goroutine: Enter must not be called in it
@@ -359,6 +360,39 @@ func (c *clock) over() bool {
 	c.seen = now
 	return c.left <= 0
 }
+
+// Memory is what an engine has taken, in bytes and numbers.
+type Memory struct {
+	Used    int64 // that counts for Options.MemoryMax
+	Objects int64
+	Strings int64
+	Buffers int64 // bytes of ArrayBuffers
+}
+
+// Memory counts what the engine has taken, which takes as long as collecting garbage does; see MemoryUsed.
+func (e *Engine) Memory() Memory {
+	if e.usable() != nil {
+		return Memory{}
+	}
+	size := int(unsafe.Sizeof(lib.TJSMemoryUsage{}))
+	p := e.tls.Alloc(size)
+	defer e.tls.Free(size)
+	lib.XJS_ComputeMemoryUsage(e.tls, e.rt, p)
+	usage := at[lib.TJSMemoryUsage](p)
+	return Memory{Used: usage.Fmalloc_size, Objects: usage.Fobj_count, Strings: usage.Fstr_count, Buffers: usage.Fbinary_object_size}
+}
+
+// MemoryUsed is Memory.Used, without the counting.
+func (e *Engine) MemoryUsed() int64 {
+	if e.usable() != nil {
+		return 0
+	}
+	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size) //nolint:gosec // Memory is smaller.
+}
+
+// Exhausted says whether the engine has ever come up against Options.MemoryMax. It works on, but the engine's handling of
+// that is not free of faults: such an engine should be replaced at the next occasion.
+func (e *Engine) Exhausted() bool { return e.heap.ever }
 
 // GC frees the garbage that has references to itself. The engine does so by itself when its memory has grown by half.
 func (e *Engine) GC() {

@@ -2,6 +2,8 @@ package quickjs
 
 import (
 	"math"
+	"slices"
+	"sync"
 
 	lib "modernc.org/libquickjs"
 )
@@ -146,41 +148,62 @@ func (v Value) use() (*Engine, lib.TJSValue, error) {
 	return v.e, raw, err
 }
 
-// Ref holds a value for as long as it is not freed.
+// Ref holds a value until it is freed, or the engine closed.
 type Ref struct {
-	e     *Engine
+	e     *Engine // nil for what needs no holding
 	value lib.TJSValue
-	freed bool
+	place int // in refs.held; -1 when it was freed
+}
+
+// refs are the Refs of an engine. They may be freed on any goroutine.
+type refs struct {
+	sync.Mutex
+	held table[*Ref]
+	dead []lib.TJSValue // of freed Refs: the engine lets go of them at the next entry
+}
+
+// hold makes a Ref of v, whose reference it takes over.
+func (e *Engine) hold(v lib.TJSValue) *Ref {
+	r := &Ref{e: e, value: v}
+	e.refs.Lock()
+	defer e.refs.Unlock()
+	r.place = e.refs.held.add(r)
+	return r
 }
 
 // Keep holds v beyond its scope, until the Ref is freed.
 func (v Value) Keep() (*Ref, error) {
-	if v.tag+lib.EJS_TAG_UNDEFINED >= 0 && v.tag != tagFailed-lib.EJS_TAG_UNDEFINED {
+	if err := v.Err(); err != nil {
+		return nil, err
+	}
+	if v.tag+lib.EJS_TAG_UNDEFINED >= 0 {
 		return &Ref{value: rawOf(v.tag+lib.EJS_TAG_UNDEFINED, v.bits)}, nil
 	}
 	e, raw, err := v.use()
 	if err != nil {
 		return nil, err
 	}
-	return &Ref{e: e, value: dup(raw)}, nil
+	return e.hold(dup(raw)), nil
 }
 
 // Value is what r holds, as a value of the innermost scope. Of a freed Ref it gives a Value that can't be used.
 func (r *Ref) Value() Value {
 	switch {
 	case r.e == nil:
-		return Value{bits: bitsOf(r.value), tag: tagOf(r.value) - lib.EJS_TAG_UNDEFINED}
-	case r.e.usable() != nil || r.isFreed():
-		return Value{bits: bitsOf(r.value), tag: tagOf(r.value) - lib.EJS_TAG_UNDEFINED, e: r.e}
+		return unscoped(r.value)
+	case r.e.usable() != nil || r.freed():
+		v := unscoped(r.value)
+		v.e = r.e
+		return v
 	default:
 		return r.e.own(dup(r.value))
 	}
 }
 
-func (r *Ref) isFreed() bool {
-	r.e.dead.Lock()
-	defer r.e.dead.Unlock()
-	return r.freed
+func (r *Ref) freed() bool {
+	r.e.refs.Lock()
+	defer r.e.refs.Unlock()
+	return r.place < 0
 }
 
 // Free lets the value go. It may be called on any goroutine, inside and outside of entries, and more than once.
@@ -188,22 +211,36 @@ func (r *Ref) Free() {
 	if r == nil || r.e == nil {
 		return
 	}
-	r.e.dead.Lock()
-	defer r.e.dead.Unlock()
-	if !r.freed {
-		r.freed = true
-		r.e.dead.refs = append(r.e.dead.refs, r.value)
+	refs := &r.e.refs
+	refs.Lock()
+	defer refs.Unlock()
+	if r.place >= 0 {
+		refs.held.remove(r.place)
+		r.place = -1
+		refs.dead = append(refs.dead, r.value)
 	}
 }
 
+// freeDead lets go of what freed Refs held.
 func (e *Engine) freeDead() {
-	e.dead.Lock()
-	refs := e.dead.refs
-	e.dead.refs = nil
-	e.dead.Unlock()
-	for _, v := range refs {
+	e.refs.Lock()
+	dead := e.refs.dead
+	e.refs.dead = nil
+	e.refs.Unlock()
+	for _, v := range dead {
 		e.free(v)
 	}
+}
+
+// freeRefs frees all Refs.
+func (e *Engine) freeRefs() {
+	e.refs.Lock()
+	all := slices.Clone(e.refs.held.all)
+	e.refs.Unlock()
+	for _, r := range all {
+		r.Free()
+	}
+	e.freeDead()
 }
 
 // Kind is what typeof tells apart, and null.
