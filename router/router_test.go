@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -77,6 +78,18 @@ func (w *world) Class(name string) (router.ClassFacts, bool) {
 	defer w.mu.Unlock()
 	c, ok := w.classes[name]
 	return c, ok
+}
+
+func (w *world) Meant(name string) (meant []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for full := range w.classes {
+		if strings.HasSuffix(full, "/"+name) {
+			meant = append(meant, full)
+		}
+	}
+	slices.Sort(meant)
+	return meant
 }
 
 func (w *world) ByService(service string) (router.ClassFacts, bool) {
