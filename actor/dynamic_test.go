@@ -612,7 +612,11 @@ func TestTheEndIsTold(t *testing.T) {
 					t.Error("ended already")
 				}
 				end(w, state)
-				<-ended
+				select {
+				case <-ended:
+				case <-time.After(time.Hour): // In a bubble.
+					t.Fatal("OnEnd's function was not called")
+				}
 				<-ctx.Done()
 				if context.Cause(ctx) == nil || state.Context().Err() == nil {
 					t.Error("no cause")
@@ -664,7 +668,7 @@ func TestWritesThatOthersMade(t *testing.T) {
 		identified := func(id string) (*Call, <-chan Result) {
 			out := make(chan Result, 1)
 			c := w.call('A', "waits", func(r Result) { out <- r })
-			c.RequestID = id
+			c.RequestID, c.Deadline = id, time.Now().Add(time.Minute)
 			return c, out
 		}
 		waits, answered := identified("id")
@@ -773,6 +777,93 @@ func TestSend(t *testing.T) {
 		}
 		if n := w.manager.Stats().QueuedBytes; n != 0 {
 			t.Errorf("%d bytes are counted still", n)
+		}
+	})
+}
+
+// Who makes the calls whose gate has opened keeps their order, also when others open the gates of later ones.
+func TestSentCallsLeaveOneAfterTheOther(t *testing.T) {
+	dynamically(t, func(t *testing.T, w *dynamicWorld) {
+		w.log.set(func() { w.log.hold = true })
+		leaving := make(chan struct{})
+		w.answer = func(out *Outgoing, done func(Result)) func(error) {
+			if out.Method == "0" {
+				<-leaving
+			}
+			done(Result{})
+			return func(error) {}
+		}
+		w.methods["x"] = does(func(ctx context.Context, s *State) error {
+			for n := range 2 {
+				if _, err := add(s); err != nil {
+					return err
+				}
+				s.Object(dynamicClass, "B").Send(ctx, fmt.Sprint(n), nil, func(Result) {})
+			}
+			return nil
+		})
+		x := w.begin('A', "x")
+		unanswered(t, "x", x)
+		for n := range uint64(2) {
+			go w.log.queue[n].settler.Committed(n + 1)
+			if made := w.outgoing(); len(made) != 1 {
+				t.Errorf("%d calls have left", len(made))
+			}
+		}
+		close(leaving)
+		if r := <-x; r.Err != nil || len(w.outgoing()) != 2 {
+			t.Errorf("%d calls have left, %v", len(w.outgoing()), r.Err)
+		}
+		w.log.commit()
+	})
+}
+
+// A Wake that comes between a handler's look and its sleep has it look again.
+func TestAWakeJustBeforeSleep(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlainWorld(t)
+		looks := 0
+		done := w.start(1, func(ctx context.Context, s *State) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			return s.Wait(ctx, func() bool {
+				looks++
+				if looks == 1 {
+					s.Wake()
+				}
+				return looks == 2
+			})
+		})
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// One that comes while the conditions of others are asked has them asked again.
+func TestAWakeWhileConditionsAreAsked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newPlainWorld(t)
+		ready, asking := false, false
+		waits := w.start(1, func(ctx context.Context, s *State) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			return s.Wait(ctx, func() bool {
+				if asking {
+					asking = false
+					defer func() { ready = true; s.Wake() }()
+				}
+				return ready
+			})
+		})
+		pending(t, "what waits", waits)
+		if err := w.do(1, func(context.Context, *State) error { asking = true; return nil }); err != nil {
+			t.Error(err)
+		}
+		if err := <-waits; err != nil {
+			t.Error(err)
 		}
 	})
 }

@@ -3,6 +3,7 @@ package actor
 import (
 	"context"
 	"errors"
+	"log/slog"
 
 	"github.com/holdfast-io/holdfast/fault"
 )
@@ -105,6 +106,6 @@ func (s *State) Reset(reason string) {
 func (s *State) AbandonAlarm() {
 	// What becomes of the alarm is a segment of its own; if it can't be written, the alarm is tried again.
 	if err := s.o.abandonAlarm(); err != nil {
-		s.Logger().Warn("alarm is not given up", "error", err)
+		s.Logger().Warn("alarm is not given up", slog.Any("error", err))
 	}
 }

@@ -70,7 +70,7 @@ func (s *Stub) Send(ctx context.Context, method string, args []byte, done func(R
 		Deadline: endsBefore(ctx), Chain: chain,
 	}
 	if err := s.i.depart(e, func(err error) { c.leave(ctx, out, err) }); err != nil {
-		c.held(-len(args))
+		_ = c.held(-len(args))
 		c.answer(Result{Err: err})
 	}
 	return c.stop

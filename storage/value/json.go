@@ -239,7 +239,7 @@ func (w *jsonWriter) string(s []byte) error {
 
 func (w *jsonWriter) list(n uint64, open, end byte, one func() error) error {
 	w.out = append(w.out, open)
-	for i := uint64(0); i < n; i++ {
+	for i := range n {
 		if n == indefinite && w.ends() {
 			break
 		}
