@@ -664,6 +664,27 @@ func TestACallInDoubtWithARequestIDIsTriedAgain(t *testing.T) {
 	})
 }
 
+// A class of a worker is called by its bare name where one alone can be meant, and is known by its full one
+// from then on.
+func TestABareNameOfAClass(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		full := router.ClassFacts{Name: "worker/Bare", UniqueKey: counter.UniqueKey}
+		w.classes = map[string]router.ClassFacts{full.Name: full, "Bare": full}
+		w.lead(self, 3)
+		w.route(&frame.Request{Class: "Bare", Name: "x", Named: true, Method: "m/n", Values: true, Body: []byte{0x80}})
+		if c := w.delivered()[0]; c.Class != full.Name || c.Object.ID != id || c.Method != "m/n" || !c.Values {
+			t.Errorf("delivered %+v", c)
+		}
+		delete(w.classes, "Bare")
+		w.classes["other/Bare"] = router.ClassFacts{Name: "other/Bare", UniqueKey: "other/Bare"}
+		resp := w.route(&frame.Request{Class: "Bare", Name: "x", Named: true, Method: "m"}).get()
+		if err := resp.Err(); fault.ReasonOf(err) != fault.UnknownClass || !strings.Contains(err.Error(), "other/Bare, worker/Bare") {
+			t.Errorf("two of the name: %v", err)
+		}
+	})
+}
+
 // What must exist is decided by the owner alone: the request says so wherever it goes.
 func TestExistingGoesToTheOwner(t *testing.T) {
 	t.Parallel()
