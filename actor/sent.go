@@ -41,7 +41,8 @@ func (s *Stub) Call(ctx context.Context, method string, into any, args ...any) e
 // Send makes a call as Call does, and does not wait for its answer: the handler goes on, and may give up
 // its turn or return meanwhile. args is a CBOR array of arguments, and the reply is one CBOR item. The
 // call leaves when everything that the object has written is durable, and this node has been found to be
-// its owner since; calls of one stub leave in the order in which they are made.
+// its owner since. Calls of one stub leave in the order in which they are made, and reach the other object
+// in it unless that changes its owner meanwhile.
 //
 // ctx is the handler's own, or made from it, and ends the call only by its deadline: a little before it,
 // after 30 s when it has none. cancel says that nobody waits for the answer any more, and so does the end
