@@ -309,9 +309,7 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	if g&gatePropose != 0 {
 		seg = i.segment(record, &alarms)
 		if identified {
-			request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim, i.shard.manager.seconds())
-			i.w.charge(len(request[len(request)-1].Value))
-			seg.Ops = append(request, seg.Ops...) // As their keys are ordered.
+			i.record(seg, e, result)
 		}
 		i.claimOthers(e, seg)
 	}
@@ -326,6 +324,14 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	return nil
 }
 
+// record records an event's request id in a segment: with its result, or, when that is nil, as a claim. The
+// caller holds the lock.
+func (i *incarnation) record(seg *storage.Segment, e *event, result *Result) {
+	request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim, i.shard.manager.seconds())
+	i.w.charge(len(request[len(request)-1].Value))
+	seg.Ops = append(request, seg.Ops...) // As their keys are ordered.
+}
+
 // claimOthers records the request ids of the other events whose writes the segment may have. The caller
 // holds the lock.
 func (i *incarnation) claimOthers(e *event, seg *storage.Segment) {
@@ -336,9 +342,7 @@ func (i *incarnation) claimOthers(e *event, seg *storage.Segment) {
 		case other == e, !i.exists:
 			kept = append(kept, other)
 		default:
-			claimed := i.requests.add(i.m.seq, newRequest(other.call, nil, seg.Time), &other.claim)
-			i.w.charge(len(claimed[len(claimed)-1].Value))
-			seg.Ops = append(claimed, seg.Ops...)
+			i.record(seg, other, nil)
 		}
 	}
 	clear(i.unclaimed[len(kept):])
