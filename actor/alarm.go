@@ -117,10 +117,7 @@ func (s *State) DeleteAlarm() error { return s.o.deleteAlarm() }
 
 // AbortWithoutRetry is Abort, and when it is called by the handler of an alarm, gives that alarm up.
 func (s *State) AbortWithoutRetry(reason string) {
-	// What becomes of the alarm is a segment of its own; if it can't be written, the alarm is tried again.
-	if err := s.o.abandonAlarm(); err != nil {
-		s.Logger().Warn("alarm is not given up", slog.Any("error", err))
-	}
+	s.AbandonAlarm()
 	s.Abort(reason)
 }
 
@@ -441,12 +438,12 @@ func (i *incarnation) failAlarm(d *death) *storage.Segment {
 	return i.segment(nil, &alarms)
 }
 
-// abandonAlarm gives up the alarm whose handler has the turn, in a segment of its own; what the handler
+// abandonAlarm gives up the alarm whose handler has the turn, or may have what has the turn go on for it, in a segment of its own; what the handler
 // wrote is dropped.
 func (i *incarnation) abandonAlarm() error {
 	i.mu.Lock()
 	e := i.m.running
-	if i.over != nil || e == nil || i.alarm.event != e || i.alarm.running == nil {
+	if i.over != nil || e == nil || i.alarm.event != e && !i.class.dynamic || i.alarm.running == nil {
 		i.mu.Unlock()
 		return nil //nolint:nilerr // what is over has no alarm to give up
 	}
@@ -458,7 +455,9 @@ func (i *incarnation) abandonAlarm() error {
 	if err != nil {
 		return err
 	}
-	return i.close(e, nil, func(wrote writes, sole bool) gate { return i.m.barrier(func(error) {}, wrote, sole) })
+	return i.close(e, nil, func(wrote writes, sole bool) gate {
+		return i.m.barrier(waiter{e: e, barrier: func(error) {}}, wrote, sole)
+	})
 }
 
 var errAbandoned = errors.New("its handler has given it up")

@@ -27,7 +27,10 @@ type Call struct {
 	Method string
 	// JSON says that Body is JSON, and that the reply is to be.
 	JSON bool
-	Body []byte
+	// Values says that Body is a CBOR array of arguments, and that the reply is to be one CBOR item. Not
+	// with JSON.
+	Values bool
+	Body   []byte
 	// Pipe makes it a streamed call: Body is empty, and the Result, which ends it, has none.
 	Pipe Pipe
 	// Metadata is the caller's, without the keys that are Holdfast's own.
@@ -46,9 +49,10 @@ type Call struct {
 	Done func(Result)
 
 	alarm *alarmEvent // what the event is about when it is not a call
-	// preShutdown says that it is no call, but tells the object of its end.
-	preShutdown bool
-	ev          event // once it has begun
+	// preShutdown says that it is no call, but tells the object of its end, and woken that it tells it of a
+	// Wake.
+	preShutdown, woken bool
+	ev                 event // once it has begun
 
 	mu struct {
 		sync.Mutex

@@ -15,12 +15,13 @@ const DefaultIdleTimeout = 10 * time.Second
 // ReservedPrefix begins the names of classes that only the cluster itself calls.
 const ReservedPrefix = "holdfast."
 
-// Class is a type of object: a gRPC service whose implementation is made anew for each object.
-// Make one with NewClass.
+// Class is a type of object: what implements it is made anew for each object. Make one of a gRPC service
+// with NewClass, and one that is known by its name alone with NewDynamicClass.
 type Class struct {
-	// Name is what the class is registered under in the cluster.
+	// Name is what the class is registered under in the cluster. That of a worker's class is
+	// WORKER/CLASS.
 	Name string
-	// Service is the gRPC service, as protoc-gen-go-grpc describes it.
+	// Service is the gRPC service, as protoc-gen-go-grpc describes it; nil for a dynamic class.
 	Service *grpc.ServiceDesc
 	// IdleTimeout is how long an object stays in memory without an event: default 10 s. Longer
 	// where loading is dear, shorter where objects are many and large.
@@ -40,6 +41,7 @@ type Class struct {
 	// context ends and nothing is reset.
 	CallTimeMax time.Duration
 
+	dynamic   bool
 	construct func(*State) any
 	methods   map[string]grpc.MethodDesc
 	streams   map[string]grpc.StreamDesc
@@ -78,7 +80,7 @@ func NewClass[S any](name string, service *grpc.ServiceDesc, construct func(*Sta
 func (c *Class) prepare() error {
 	switch {
 	case c.construct == nil:
-		return fmt.Errorf("class %q: make it with NewClass", c.Name)
+		return fmt.Errorf("class %q: make it with NewClass or NewDynamicClass", c.Name)
 	case c.MailboxEventsMax < 0 || c.MailboxEventsMax > MailboxEventsMax:
 		return fmt.Errorf("class %q: MailboxEventsMax: from 1 to %d, or 0 for that, is %d", c.Name, MailboxEventsMax, c.MailboxEventsMax)
 	case c.UnflushedBytesMax < 0 || c.UnflushedBytesMax > UnflushedBytesMax:
@@ -92,16 +94,24 @@ func (c *Class) prepare() error {
 	return nil
 }
 
-// HasMethod says whether the class has a unary method of the name.
-func (c *Class) HasMethod(name string) bool {
-	_, ok := c.methods[name]
-	return ok
+// ServiceName returns the full name of the class's gRPC service; empty for a dynamic class.
+func (c *Class) ServiceName() string {
+	if c.Service == nil {
+		return ""
+	}
+	return c.Service.ServiceName
 }
 
-// HasStream says whether the class has a streaming method of the name.
+// HasMethod says whether the class has, or may have, a unary method of the name.
+func (c *Class) HasMethod(name string) bool {
+	_, ok := c.methods[name]
+	return ok || c.dynamic
+}
+
+// HasStream says whether the class has, or may have, a streaming method of the name.
 func (c *Class) HasStream(name string) bool {
 	_, ok := c.streams[name]
-	return ok
+	return ok || c.dynamic
 }
 
 var discard = slog.New(slog.DiscardHandler)

@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -37,6 +38,15 @@ type incarnation struct {
 	alarm   alarmState
 	over    error // why it has ended, if it has
 	listens bool  // its instance is a PreShutdowner
+	hears   bool  // its instance is a Woken, or not known yet
+	wakes   uint64
+	onEnd   []func()
+	ctx     context.Context //nolint:containedctx // the incarnation's lifetime, once somebody asks for it
+	cancel  context.CancelCauseFunc
+	calls   map[*sentCall]struct{} // of Stub.Start, that have no answer
+	// unclaimed are events of a dynamic class that have given up their turn, and whose request ids are not
+	// recorded.
+	unclaimed []*event
 	// transactions are those that are open, each within the one before.
 	transactions []*transaction
 	// waits are the events in a Wait, and unasked how often they were not asked lately.
@@ -53,7 +63,7 @@ func (o *object) load(e *event) (*incarnation, error) {
 		return nil, fmt.Errorf("load object: %w", err)
 	}
 	var fence storage.Fence
-	inc := &incarnation{object: o, exists: stored != nil}
+	inc := &incarnation{object: o, exists: stored != nil, hears: true}
 	inc.state = &State{o: inc, storage: Storage{o: inc}}
 	if inc.exists {
 		fence = *stored
@@ -104,6 +114,10 @@ func (i *incarnation) run(e *event) error {
 		if result, ok = i.handle(e); !ok {
 			return nil
 		}
+		if e.depth > 0 {
+			i.reset(e, fault.New(fault.ObjectReset, "the object was reset: %s returned within a section that Block began", e.call.Method))
+			return nil
+		}
 	}
 	err := i.close(e, &result, func(wrote writes, sole bool) gate {
 		i.looking = true
@@ -141,6 +155,11 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 		i.poll()
 		return Result{}, true
 	}
+	if e.call.woken {
+		i.wake(ctx, e)
+		i.poll()
+		return Result{}, true
+	}
 	if e.call.Existing && !i.exists {
 		return Result{Err: fault.New(fault.UnknownObject, "object %s does not exist: it has no stored data; nothing ran",
 			label(i.class.Name, e.call.Name, e.call.Named, i.ref.ID))}, true
@@ -170,11 +189,10 @@ func (i *incarnation) constructed(e *event) bool {
 		return false
 	}
 	i.impl = impl
-	if _, ok := impl.(PreShutdowner); ok {
-		i.mu.Lock()
-		i.listens = true
-		i.mu.Unlock()
-	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	_, i.listens = impl.(PreShutdowner)
+	_, i.hears = impl.(Woken)
 	return true
 }
 
@@ -195,6 +213,9 @@ func (i *incarnation) method(e *event) (run func(*incarnation, *eventContext, *e
 
 // answer runs an event of a method that takes one message and returns one.
 func (i *incarnation) answer(ctx *eventContext, e *event) ([]byte, error) {
+	if impl, ok := i.impl.(Dynamic); ok && i.class.dynamic {
+		return i.invoke(ctx, e, impl)
+	}
 	reply, err := i.class.methods[e.call.Method].Handler(i.impl, ctx, func(into any) error { return decodeRequest(e.call, into) }, nil)
 	if err != nil {
 		return nil, ownError(err)
@@ -276,6 +297,9 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 		return err
 	}
 	i.abandonTransactions() // Nothing that was begun meanwhile may outlive the segment.
+	if result != nil && len(i.unclaimed) > 0 {
+		i.unclaimed = slices.DeleteFunc(i.unclaimed, func(other *event) bool { return other == e })
+	}
 	if wrote == noWrites {
 		i.w.discardOpen()
 	}
@@ -285,10 +309,9 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 	if g&gatePropose != 0 {
 		seg = i.segment(record, &alarms)
 		if identified {
-			request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim, i.shard.manager.seconds())
-			i.w.charge(len(request[len(request)-1].Value))
-			seg.Ops = append(request, seg.Ops...) // As their keys are ordered.
+			i.record(seg, e, result)
 		}
+		i.claimOthers(e, seg)
 	}
 	i.alarm.mark = 0
 	i.mu.Unlock()
@@ -299,6 +322,31 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 		log.Confirm(i.shard.id, i.term, i.object, token)
 	}
 	return nil
+}
+
+// record records an event's request id in a segment: with its result, or, when that is nil, as a claim. The
+// caller holds the lock.
+func (i *incarnation) record(seg *storage.Segment, e *event, result *Result) {
+	request := i.requests.add(i.m.seq, newRequest(e.call, result, seg.Time), &e.claim, i.shard.manager.seconds())
+	i.w.charge(len(request[len(request)-1].Value))
+	seg.Ops = append(request, seg.Ops...) // As their keys are ordered.
+}
+
+// claimOthers records the request ids of the other events whose writes the segment may have. The caller
+// holds the lock.
+func (i *incarnation) claimOthers(e *event, seg *storage.Segment) {
+	kept := i.unclaimed[:0]
+	for _, other := range i.unclaimed {
+		switch {
+		case other.claim.made, other.over:
+		case other == e, !i.exists:
+			kept = append(kept, other)
+		default:
+			i.record(seg, other, nil)
+		}
+	}
+	clear(i.unclaimed[len(kept):])
+	i.unclaimed = kept
 }
 
 // segment is what the open segment, which it moves in flight, is proposed as: with what it does to the

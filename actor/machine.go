@@ -107,6 +107,8 @@ type event struct {
 	background bool
 	// number tells it from all other events, once it has called another object; 0 before.
 	number uint64
+	// section is that of calls which it has made in a critical section and does not hold its turn for.
+	section uint64
 	// answered says that a stream has ended, though its handler may go on, by why.
 	answered bool
 	why      error
@@ -134,8 +136,8 @@ type waiter struct {
 	token  uint64 // must be confirmed; 0: the commit is enough
 	// barrier is told when the gate is open; nil at the event's end.
 	barrier func(error)
-	// part says that nobody waits for the barrier.
-	part bool
+	// part says that nobody waits for the barrier, and inOrder that it is told after those before it.
+	part, inOrder bool
 	// sends go out before anything else, when the gate is open.
 	sends []send
 }
@@ -146,6 +148,7 @@ type answer struct {
 	barrier func(error) // or nil
 	sends   []send      // before anything else
 	slow    bool        // a stream's, whose messages are dropped
+	inOrder bool        // after those before it
 }
 
 // death is why an incarnation ends by the fault of its own class.
@@ -189,10 +192,11 @@ func (m *machine) deliver(c *Call) error {
 // waitsFor says that the object waits for the call, or for one that does, and lets no other event run
 // meanwhile.
 func (m *machine) waitsFor(c *Call) bool {
-	waits := func(e *event) bool {
-		return e != nil && e.number != 0 && slices.ContainsFunc(c.Chain, func(l Link) bool { return l.Event == e.number })
+	waits := func(number uint64) bool {
+		return number != 0 && slices.ContainsFunc(c.Chain, func(l Link) bool { return l.Event == number })
 	}
-	return waits(m.running) || waits(m.critical)
+	return m.running != nil && waits(m.running.number) ||
+		m.critical != nil && (waits(m.critical.number) || waits(m.critical.section))
 }
 
 // settled says that each proposed segment is readable or refused.
@@ -401,10 +405,10 @@ func (m *machine) gate(w waiter, wrote writes, sole bool) gate {
 	return m.lock(w)
 }
 
-// barrier is of an event that goes on: the segment so far is closed, and fn told when it is durable
-// and this node still the owner. It waits for unconfirmed writes too.
-func (m *machine) barrier(fn func(error), wrote writes, sole bool) gate {
-	w := waiter{e: m.running, barrier: fn, sends: m.sent()}
+// barrier is of the running event, which goes on: the segment so far is closed, and w's barrier told when
+// it is durable and this node still the owner. It waits for unconfirmed writes too.
+func (m *machine) barrier(w waiter, wrote writes, sole bool) gate {
+	w.sends = m.sent()
 	if wrote == noWrites {
 		m.locked = m.seq
 		return m.wait(sole, w)
@@ -413,11 +417,9 @@ func (m *machine) barrier(fn func(error), wrote writes, sole bool) gate {
 	return m.lock(w)
 }
 
-// outside is a barrier of an event that has given up its turn: fn is told when all that the object has
+// outside is a barrier of an event that has given up its turn: it is told when all that the object has
 // written is durable and this node still the owner.
-func (m *machine) outside(e *event, fn func(error), sole bool) gate {
-	return m.wait(sole, waiter{e: e, barrier: fn})
-}
+func (m *machine) outside(w waiter, sole bool) gate { return m.wait(sole, w) }
 
 // propose gives what is about to be put at the gate a segment of its own.
 func (m *machine) propose(w *waiter) {
@@ -619,7 +621,7 @@ func (m *machine) pass(w waiter) {
 
 // settle tells what becomes of an event or a barrier.
 func (m *machine) settle(w waiter, sends []send) {
-	a := answer{call: w.e.call, result: w.result, barrier: w.barrier, sends: sends}
+	a := answer{call: w.e.call, result: w.result, barrier: w.barrier, sends: sends, inOrder: w.inOrder}
 	if w.barrier == nil {
 		if w.e.answered {
 			a.call = nil

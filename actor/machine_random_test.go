@@ -321,12 +321,12 @@ func (w *world) barrier(e *waiting) {
 	b := &waiting{incarnation: e.incarnation}
 	w.all = append(w.all, b)
 	w.wait(b, true, func(wrote writes, sole bool) gate {
-		return w.m.barrier(func(err error) {
+		return w.m.barrier(waiter{e: w.m.running, barrier: func(err error) {
 			w.answered(b, err)
 			if err == nil {
 				e.acted = true
 			}
-		}, wrote, sole)
+		}}, wrote, sole)
 	})
 	if b.wrote != noWrites && e.barrier == 0 {
 		e.barrier = b.seq

@@ -88,7 +88,8 @@ func (l *life) do(command string) string {
 	case "wrote", "unconfirmed", "read":
 		gated(l.m.finish(Result{Body: []byte(l.m.running.call.Name)}, wrote[words[0]], has("sole")))
 	case "barrier":
-		gated(l.m.barrier(func(err error) { l.barriers = append(l.barriers, "barrier="+outcome(err)) }, wrote[words[1]], has("sole")))
+		told := func(err error) { l.barriers = append(l.barriers, "barrier="+outcome(err)) }
+		gated(l.m.barrier(waiter{e: l.m.running, barrier: told}, wrote[words[1]], has("sole")))
 	case "skip":
 		l.m.skip(fault.New(fault.ObjectTimeout, ""))
 	case "leave":

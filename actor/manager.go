@@ -358,22 +358,34 @@ func (m *Manager) sweep() {
 }
 
 func (m *Manager) evictIdle(s *shard, now time.Time) {
+	var over []ending
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, o := range s.objects {
 		o.mu.Lock()
-		if !o.looking && o.m.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
-			m.forget(s, o)
+		if o.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
+			over = append(over, m.forget(s, o))
 		}
 		o.mu.Unlock()
 	}
+	s.mu.Unlock()
+	for i := range over {
+		over[i].tell()
+	}
 }
 
-// forget drops an idle object from memory. The caller holds both locks.
-func (m *Manager) forget(s *shard, o *object) {
+// idle says that nothing would be lost by forgetting the object. The caller holds the lock.
+func (o *object) idle() bool { return !o.looking && !o.woken && o.m.idle() }
+
+// forget drops an idle object from memory. The caller holds both locks, and tells of the end without them.
+func (m *Manager) forget(s *shard, o *object) (over ending) {
 	delete(s.objects, o.ref)
 	o.chargeIndex(0)
 	m.counters.evictions.Add(1)
+	if o.now != nil {
+		over = o.now.finished(errEvicted)
+		o.now = nil
+	}
+	return over
 }
 
 // Evict drops an object from memory: at once when it is idle, else soon after it next is. It says
@@ -381,19 +393,20 @@ func (m *Manager) forget(s *shard, o *object) {
 func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
 	s := &m.shards[id]
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	o := s.objects[ref]
-	if o == nil {
-		return false
+	var over ending
+	if o != nil {
+		o.mu.Lock()
+		if o.idle() {
+			over = m.forget(s, o)
+		} else {
+			o.evict = true
+		}
+		o.mu.Unlock()
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if !o.looking && o.m.idle() {
-		m.forget(s, o)
-	} else {
-		o.evict = true
-	}
-	return true
+	s.mu.Unlock()
+	over.tell()
+	return o != nil
 }
 
 // Class returns a class of this node.

@@ -32,10 +32,12 @@ type object struct {
 	charged  int          // bytes of the write set that count as the node's
 	lastUsed int64        // Unix nanoseconds
 	requests requestLog
-	indexed  int  // bytes of requests that count as the node's
-	evict    bool // as soon as it is idle
-	ringing  bool // an alarm's handler has begun and not returned
-	warn     bool // its PreShutdown is to run
+	indexed  int    // bytes of requests that count as the node's
+	evict    bool   // as soon as it is idle
+	ringing  bool   // an alarm's handler has begun and not returned
+	warn     bool   // its PreShutdown is to run
+	woken    bool   // nobody has taken a Wake yet
+	waker    *event // runs Woken
 	outbox   outbox
 }
 
@@ -48,7 +50,7 @@ func (o *object) unlock() {
 		o.m.dropped = 0
 	}
 	why := o.m.why
-	o.bury(ended)
+	over := o.bury(ended)
 	start := !o.looking && o.warnable()
 	o.looking = o.looking || start
 	if !o.looking && o.ready() {
@@ -70,6 +72,7 @@ func (o *object) unlock() {
 	for _, e := range ended {
 		e.end(why)
 	}
+	over.tell()
 	if ordered {
 		o.sendInOrder()
 	} else {
@@ -83,9 +86,10 @@ func (o *object) unlock() {
 
 // bury ends the incarnation that the machine has ended, and wakes its handlers that wait for their
 // turn.
-func (o *object) bury(ended []*event) {
+func (o *object) bury(ended []*event) (over ending) {
 	if o.now != nil && !o.m.alive {
-		o.now.over, o.now = o.m.why, nil
+		over = o.now.finished(o.m.why)
+		o.now, o.woken, o.waker = nil, false, nil
 		o.w.discardOpen()
 	}
 	if o.m.lost {
@@ -94,6 +98,7 @@ func (o *object) bury(ended []*event) {
 	for _, e := range ended {
 		e.wake()
 	}
+	return over
 }
 
 // charge keeps the node's count of the bytes that wait in mailboxes and write sets.
@@ -121,7 +126,7 @@ func (o *object) chargeIndex(bytes int) {
 
 // ready says that an event could begin, or have its turn back, but for a pause.
 func (o *object) ready() bool {
-	return (o.m.runnable() || o.m.resumable() != nil) && o.w.bytes() <= o.class.UnflushedBytesMax
+	return (o.m.runnable() || o.m.resumable() != nil || o.wakeable()) && o.w.bytes() <= o.class.UnflushedBytesMax
 }
 
 func (o *object) count(busy bool) {
@@ -164,6 +169,8 @@ func (o *object) run() {
 			o.lastUsed = time.Now().UnixNano()
 			o.unlock()
 			return
+		case o.wakeable():
+			e = o.waking()
 		default:
 			e = o.m.begin()
 		}
@@ -267,6 +274,8 @@ func decodeRequest(call *Call, into any) error {
 	}
 	var err error
 	switch {
+	case call.Values:
+		err = decodeValues(call.Body, m)
 	case !call.JSON:
 		err = proto.Unmarshal(call.Body, m)
 	case len(call.Body) > 0:
@@ -285,18 +294,28 @@ func encodeReply(call *Call, reply any) ([]byte, error) {
 	}
 	var body []byte
 	var err error
-	if call.JSON {
-		body, err = protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
-	} else {
+	switch {
+	case call.JSON:
+		body, err = replyJSON.Marshal(m)
+	case call.Values:
+		body, err = encodeValue(m)
+	default:
 		body, err = proto.Marshal(m)
 	}
-	if err == nil && len(body) > ReplyBytesMax {
-		err = status.Errorf(codes.Internal, "reply of %s: at most %d bytes, has %d; the call has run, and what it wrote is kept", call.Method, ReplyBytesMax, len(body))
+	if err == nil {
+		err = checkReply(call, body)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return body, nil
+}
+
+func checkReply(call *Call, body []byte) error {
+	if len(body) > ReplyBytesMax {
+		return status.Errorf(codes.Internal, "reply of %s: at most %d bytes, has %d; the call has run, and what it wrote is kept", call.Method, ReplyBytesMax, len(body))
+	}
+	return nil
 }
 
 func (o *object) reader() storage.ObjectReader { return o.shard.manager.log.Reader(o.shard.id, o.ref) }

@@ -242,9 +242,12 @@ func fingerprint(c *Call) (sum [16]byte) {
 	h := sha256.New()
 	head := binary.AppendUvarint(make([]byte, 0, 64), uint64(len(c.Method)))
 	head = append(head, c.Method...)
-	if c.JSON {
+	switch {
+	case c.JSON:
 		head = append(head, 1)
-	} else {
+	case c.Values:
+		head = append(head, 2)
+	default:
 		head = append(head, 0)
 	}
 	_, _ = h.Write(head)

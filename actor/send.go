@@ -26,6 +26,14 @@ type send struct {
 type streamState struct {
 	held, heldBytes int         // sent and not in the pipe yet
 	draining        atomic.Bool // in WaitSent
+	notify          atomic.Pointer[func()]
+}
+
+// notified tells the class, if it wants to know.
+func (s *streamState) notified() {
+	if fn := s.notify.Load(); fn != nil {
+		(*fn)()
+	}
 }
 
 func errStreamMoved() error {
@@ -81,7 +89,7 @@ type outbox struct {
 // add takes the answers, if they are to be sent in order.
 func (b *outbox) add(answers []answer) (ordered bool) {
 	for i := 0; i < len(answers) && !ordered; i++ {
-		ordered = len(answers[i].sends) > 0 || answers[i].call != nil && answers[i].call.Pipe != nil
+		ordered = answers[i].inOrder || len(answers[i].sends) > 0 || answers[i].call != nil && answers[i].call.Pipe != nil
 	}
 	if ordered {
 		b.answers = append(b.answers, answers...)

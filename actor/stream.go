@@ -19,16 +19,27 @@ var errStreamEnded = errors.New("the stream has ended")
 // serve runs an event of a streaming method.
 func (i *incarnation) serve(ctx *eventContext, e *event) ([]byte, error) {
 	pipe := e.call.Pipe
-	pipe.OnReadable(func() { i.poke(e) })
+	pipe.OnReadable(func() {
+		i.poke(e)
+		e.stream.notified()
+	})
 	pipe.OnTaken(func(bytes int) {
 		i.shard.manager.queued.Add(-int64(bytes))
 		if e.stream.draining.Load() {
 			i.poke(e)
 		}
+		e.stream.notified()
 	})
 	pipe.Begin()
-	err := i.class.streams[e.call.Method].Handler(i.impl, &serverStream{i, ctx, e})
+	stream := &serverStream{i, ctx, e}
+	var err error
+	if impl, ok := i.impl.(Dynamic); ok && i.class.dynamic {
+		err = impl.Stream(ctx, e.call.Method, &Stream{stream})
+	} else {
+		err = i.class.streams[e.call.Method].Handler(i.impl, stream)
+	}
 	pipe.OnReadable(nil)
+	e.stream.notify.Store(nil)
 	if err != nil {
 		return nil, ownError(err)
 	}
@@ -75,6 +86,10 @@ func (s *serverStream) SendMsg(m any) error {
 	if err != nil {
 		return err
 	}
+	return s.send(msg)
+}
+
+func (s *serverStream) send(msg []byte) error {
 	if len(msg) > SendBytesMax {
 		return fault.New(fault.ValueTooLarge, "message of a stream: at most %d bytes, has %d", SendBytesMax, len(msg))
 	}
@@ -133,22 +148,30 @@ func (s *serverStream) RecvMsg(m any) error {
 	if !ok {
 		return status.Errorf(codes.Internal, "message type %T is no protobuf message", m)
 	}
+	msg, err := s.recv()
+	if err != nil {
+		return err
+	}
+	if err := proto.Unmarshal(msg, into); err != nil {
+		return fault.New(fault.InvalidArgument, "message: not a %s: %v", into.ProtoReflect().Descriptor().FullName(), err)
+	}
+	return nil
+}
+
+func (s *serverStream) recv() ([]byte, error) {
 	for {
 		if err := s.i.mayWait(s.ctx, s.e, "RecvMsg"); err != nil {
-			return err
+			return nil, err
 		}
 		msg, ok, over := s.e.call.Pipe.Take()
 		switch {
 		case ok:
-			if err := proto.Unmarshal(msg, into); err != nil {
-				return fault.New(fault.InvalidArgument, "message: not a %s: %v", into.ProtoReflect().Descriptor().FullName(), err)
-			}
-			return nil
+			return msg, nil
 		case over:
-			return io.EOF
+			return nil, io.EOF
 		}
-		if err := s.i.pause(s.ctx, s.e, nil); err != nil {
-			return err
+		if err := s.i.pause(s.ctx, s.e, nil, 0); err != nil {
+			return nil, err
 		}
 	}
 }
@@ -172,7 +195,7 @@ func (s *State) WaitSent(ctx context.Context) error {
 		i.mu.Unlock()
 		var err error
 		if !low {
-			err = i.pause(ctx, e, nil)
+			err = i.pause(ctx, e, nil, 0)
 		}
 		e.stream.draining.Store(false)
 		if low || err != nil {

@@ -49,8 +49,10 @@ type Outgoing struct {
 	ID    placement.ObjectID
 	// Existing says that the other must exist.
 	Existing bool
-	// Method is "/package.Service/Method".
-	Method   string
+	// Method is "/package.Service/Method", or bare with Values.
+	Method string
+	// Values says that Body is a CBOR array of arguments, and that the reply is to be one CBOR item.
+	Values   bool
 	Body     []byte
 	Deadline time.Time
 	// Chain are the events that wait for it; the last is the one that makes it.
@@ -161,7 +163,7 @@ func (s *Stub) Invoke(ctx context.Context, method string, args, reply any, _ ...
 	if err != nil {
 		return status.Errorf(codes.Internal, "encode the arguments of %s: %v", method, err)
 	}
-	result := s.call(ctx, method, body)
+	result := s.call(ctx, method, body, false)
 	if result.Err != nil {
 		return result.Err
 	}
@@ -172,9 +174,9 @@ func (s *Stub) Invoke(ctx context.Context, method string, args, reply any, _ ...
 }
 
 // call makes the call. Whoever has been reset meanwhile, or has another owner, is told so.
-func (s *Stub) call(ctx context.Context, method string, body []byte) Result {
+func (s *Stub) call(ctx context.Context, method string, body []byte, values bool) Result {
 	e := eventOf(ctx)
-	result := s.let(ctx, e, method, body)
+	result := s.let(ctx, e, method, body, values)
 	s.i.mu.Lock()
 	defer s.i.mu.Unlock()
 	if e != nil && e.over {
@@ -184,13 +186,13 @@ func (s *Stub) call(ctx context.Context, method string, body []byte) Result {
 }
 
 // let lets the call of an event out, and waits for the answer.
-func (s *Stub) let(ctx context.Context, e *event, method string, body []byte) Result {
+func (s *Stub) let(ctx context.Context, e *event, method string, body []byte, values bool) Result {
 	chain, gate, err := s.i.outward(e)
 	switch {
 	case err != nil:
 		return Result{Err: err}
 	case len(chain) >= ChainMax:
-		return Result{Err: fault.New(fault.CallCycle, "a chain of calls has at most %d objects, and this call would make one more; %s%s", ChainMax, chainIs, listed(chain, s.String()))}
+		return Result{Err: errLongChain(chain, s.String())}
 	}
 	if err := pass(ctx, gate); err != nil {
 		return Result{Err: err}
@@ -203,7 +205,7 @@ func (s *Stub) let(ctx context.Context, e *event, method string, body []byte) Re
 	defer cancel()
 	answered := make(chan Result, 1)
 	abandon := s.i.shard.manager.cfg.Caller.Call(ctx, &Outgoing{
-		Class: s.class, Name: s.name, Named: s.named, ID: s.id, Existing: s.existing, Method: method, Body: body, Deadline: until, Chain: chain,
+		Class: s.class, Name: s.name, Named: s.named, ID: s.id, Existing: s.existing, Method: method, Values: values, Body: body, Deadline: until, Chain: chain,
 	}, func(r Result) { answered <- r })
 	var result Result
 	select {
@@ -230,6 +232,10 @@ func endsBefore(ctx context.Context) time.Time {
 
 const chainIs = "call chain: "
 
+func errLongChain(chain []Link, last string) error {
+	return fault.New(fault.CallCycle, "a chain of calls has at most %d objects, and this call would make one more; %s%s", ChainMax, chainIs, listed(chain, last))
+}
+
 // timedOut says what waited for what, if the error does not say it yet.
 func timedOut(err error, chain string) error {
 	if strings.Contains(status.Convert(err).Message(), chainIs) {
@@ -248,11 +254,16 @@ func (i *incarnation) outward(e *event) ([]Link, <-chan error, error) {
 	if e.number == 0 {
 		e.number = rand.Uint64() | 1 //nolint:gosec // to tell events apart
 	}
-	name, named := i.state.Name()
-	chain := append(slices.Clip(e.call.Chain), Link{Event: e.number, Label: label(i.class.Name, name, named, i.ref.ID)})
+	chain := i.chainLocked(e, e.number)
 	i.mu.Unlock()
 	gate, err := i.leaving(e, "A call of another object")
 	return chain, gate, err
+}
+
+// chainLocked is the chain of a call that an event makes, for which it has the number.
+func (i *incarnation) chainLocked(e *event, number uint64) []Link {
+	name, named := i.state.Name()
+	return append(slices.Clip(e.call.Chain), Link{Event: number, Label: label(i.class.Name, name, named, i.ref.ID)})
 }
 
 // leaving puts what an event, with the turn or without it, is about to let out at the output gate; what
@@ -261,29 +272,30 @@ func (i *incarnation) leaving(e *event, what string) (<-chan error, error) {
 	i.mu.Lock()
 	outside := slices.Contains(i.m.suspended, e)
 	i.mu.Unlock()
+	opened := make(chan error, 1)
+	w := waiter{e: e, barrier: func(err error) { opened <- err }}
 	if outside {
-		return i.barrierOutside(e)
+		return opened, i.barrierOutside(w)
 	}
-	return i.barrier(e, what)
+	return opened, i.barrier(w, what)
 }
 
 // barrierOutside is barrier, of an event that has given up its turn: it has no segment to close.
-func (i *incarnation) barrierOutside(e *event) (<-chan error, error) {
-	opened := make(chan error, 1)
+func (i *incarnation) barrierOutside(w waiter) error {
 	log := i.shard.manager.log
 	sole := log.ConfirmNow(i.shard.id, i.term)
 	i.mu.Lock()
 	if i.over != nil {
 		defer i.mu.Unlock()
-		return nil, i.over
+		return i.over
 	}
-	g := i.m.outside(e, func(err error) { opened <- err }, sole)
+	g := i.m.outside(w, sole)
 	token := i.m.token
 	i.unlock()
 	if g == gateConfirm {
 		log.Confirm(i.shard.id, i.term, i.object, token)
 	}
-	return opened, nil
+	return nil
 }
 
 // label names an object for people.

@@ -38,23 +38,41 @@ type transaction struct {
 // tx is the same storage, for fn alone: it is refused with ErrTransactionEnded afterwards. What is
 // written by way of the Storage that Transaction was called on is part of the transaction too.
 func (s *Storage) Transaction(fn func(tx *Storage) error) error {
-	t, err := s.o.beginTransaction(s)
+	tx, end, err := s.Begin()
 	if err != nil {
 		return err
 	}
 	returned := false
 	defer func() {
 		if !returned { // fn panics. Nothing is recovered: the stack stays as it is.
-			_ = s.o.endTransaction(t, errRolledBack)
+			_ = end(false)
 		}
 	}()
-	err = fn(&Storage{o: s.o, unconfirmed: s.unconfirmed, tx: t})
+	err = fn(tx)
 	returned = true
 	if err != nil {
-		_ = s.o.endTransaction(t, errRolledBack) // It may be over already: with its event, or an outer one.
+		_ = end(false) // It may be over already: with its event, or an outer one.
 		return err
 	}
-	return s.o.endTransaction(t, errCommitted)
+	return end(true)
+}
+
+// Begin begins what Transaction does with a function, for a class whose code goes on elsewhere meanwhile:
+// it lasts until end is called, once, in the same turn, or, within a section of Block or
+// BlockConcurrency, in a later one of the same event. end returns what has ended the transaction before,
+// if something has: its event, or one around it.
+func (s *Storage) Begin() (tx *Storage, end func(commit bool) error, err error) {
+	t, err := s.o.beginTransaction(s)
+	if err != nil {
+		return nil, nil, err
+	}
+	end = func(commit bool) error {
+		if commit {
+			return s.o.endTransaction(t, errCommitted)
+		}
+		return s.o.endTransaction(t, errRolledBack)
+	}
+	return &Storage{o: s.o, unconfirmed: s.unconfirmed, tx: t}, end, nil
 }
 
 func (i *incarnation) beginTransaction(s *Storage) (*transaction, error) {

@@ -45,35 +45,31 @@ func (s *State) Confirm(ctx context.Context) error { return s.o.confirm(ctx, "Co
 
 // confirm is Confirm under the name that it was called by.
 func (i *incarnation) confirm(ctx context.Context, what string) error {
-	gate, err := i.barrier(eventOf(ctx), what)
-	if err != nil {
+	opened := make(chan error, 1)
+	if err := i.barrier(waiter{e: eventOf(ctx), barrier: func(err error) { opened <- err }}, what); err != nil {
 		return err
 	}
-	return pass(ctx, gate)
+	return pass(ctx, opened)
 }
 
-// barrier closes the segment that an event that has the turn has written so far. What it returns
-// gets one error or nil, when the gate opens or never will. what asks for it, and is named in errors.
-func (i *incarnation) barrier(e *event, what string) (<-chan error, error) {
+// barrier closes the segment that an event that has the turn has written so far, and puts the event at
+// the gate. what asks for it, and is named in errors; on an error the barrier is not told.
+func (i *incarnation) barrier(w waiter, what string) error {
 	i.mu.Lock()
-	err := i.holds(e)
+	err := i.holds(w.e)
 	if err == nil {
 		err = i.notInTransaction(what)
 	}
 	i.mu.Unlock()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	opened := make(chan error, 1)
-	err = i.close(e, nil, func(wrote writes, sole bool) gate {
-		return i.m.barrier(func(err error) { opened <- err }, wrote, sole)
-	})
-	if err != nil {
-		return nil, err
+	if err := i.close(w.e, nil, func(wrote writes, sole bool) gate { return i.m.barrier(w, wrote, sole) }); err != nil {
+		return err
 	}
 	i.mu.Lock()
 	i.unlock() // Sends what was answered at once.
-	return opened, nil
+	return nil
 }
 
 // pass waits for the gate to open.
@@ -117,14 +113,14 @@ func (i *incarnation) holds(e *event) error {
 // caller gets OUTCOME_UNKNOWN, because fn may have acted; OBJECT_RESET when the object is reset.
 func (s *State) Yield(ctx context.Context, fn func(ctx context.Context) error) error {
 	i, e := s.o, eventOf(ctx)
-	gate, err := i.barrier(e, "Yield")
-	if err != nil {
+	gate := make(chan error, 1)
+	if err := i.barrier(waiter{e: e, barrier: func(err error) { gate <- err }}, "Yield"); err != nil {
 		return err
 	}
 	i.poll()
 	i.code.Unlock()
 	i.leave(e)
-	err = func() error {
+	err := func() error {
 		defer i.comeBack(e) // Also when fn panics: the class's deferred functions run in its turn.
 		if err := pass(ctx, gate); err != nil {
 			return err
@@ -216,10 +212,18 @@ func (i *incarnation) block(ctx context.Context, what string, fn func(ctx contex
 		return over
 	}
 	if err != nil {
-		i.reset(e, fault.New(fault.ObjectReset, "the object was reset because %s failed: %v", what, err))
+		i.reset(e, errBlockFailed(what, err))
 		panic(abortError{})
 	}
 	return nil
+}
+
+func errTooLong(what string, most time.Duration) *fault.Error {
+	return fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, most)
+}
+
+func errBlockFailed(what string, err error) *fault.Error {
+	return fault.New(fault.ObjectReset, "the object was reset because %s failed: %v", what, err)
 }
 
 func (i *incarnation) enter(e *event) (outermost bool, err error) {
@@ -258,7 +262,7 @@ func (i *incarnation) limit(e *event, what string, most time.Duration) (stop fun
 		select {
 		case <-stopped:
 		case <-t.C:
-			i.reset(e, fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, most))
+			i.reset(e, errTooLong(what, most))
 		}
 	})
 	return func() {
@@ -283,10 +287,7 @@ const defaultAbortReason = "the object aborted itself"
 // callers that wait get OBJECT_RESET with the reason, and the next call finds the object as the
 // last committed event left it. Call it from the handler's goroutine.
 func (s *State) Abort(reason string) {
-	if reason == "" {
-		reason = defaultAbortReason
-	}
-	s.o.reset(nil, fault.New(fault.ObjectReset, "the object was reset: %s", reason))
+	s.Reset(reason)
 	panic(abortError{})
 }
 

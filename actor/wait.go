@@ -2,6 +2,7 @@ package actor
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc/status"
 )
@@ -13,22 +14,28 @@ import (
 //
 // cond looks at what the class keeps in memory, or at its storage, and changes nothing. It is asked in
 // the turns of other events, when they give up theirs: so it should be quick. When it holds, the
-// handler has the turn before events that have not begun, and Wait asks again before it returns.
+// handler has the turn before events that have not begun, and Wait asks again before it returns. What
+// changes without the turn, outside of the object, is told by Wake.
 //
 // Wait returns an error when ctx ends, or the object was reset or has another owner meanwhile. It does
 // not hold up a planned move of the object, nor does the event's end. ctx is the handler's own, or made
 // from it. Handlers of unary methods may wait, too: at most 256 of an object, streams not counted. It is
-// refused inside a transaction.
+// refused inside a transaction, unless that is in a section of BlockConcurrency or Block: then the
+// transaction goes on.
 func (s *State) Wait(ctx context.Context, cond func() bool) error {
 	i, e := s.o, eventOf(ctx)
 	for {
 		if err := i.mayWait(ctx, e, "Wait"); err != nil {
 			return err
 		}
+		i.mu.Lock()
+		wakes := i.wakes
+		i.mu.Unlock()
 		if cond != nil && cond() {
+			i.takeWake(wakes)
 			return nil
 		}
-		if err := i.pause(ctx, e, cond); err != nil {
+		if err := i.pause(ctx, e, cond, wakes); err != nil {
 			return err
 		}
 	}
@@ -41,7 +48,7 @@ func (i *incarnation) mayWait(ctx context.Context, e *event, what string) error 
 	if err := i.holds(e); err != nil {
 		return err
 	}
-	if err := i.notInTransaction(what); err != nil {
+	if err := i.notInTransaction(what); err != nil && i.m.critical != e {
 		return err
 	}
 	if e.why != nil {
@@ -54,14 +61,14 @@ func (i *incarnation) mayWait(ctx context.Context, e *event, what string) error 
 }
 
 // pause gives up the turn of an event that has it, until somebody pokes it, cond holds, its context
-// ends, or it is over: then it returns why.
-func (i *incarnation) pause(ctx context.Context, e *event, cond func() bool) error {
-	if err := i.close(e, nil, i.m.part); err != nil {
+// ends, or it is over: then it returns why. cond was asked after so many wakes.
+func (i *incarnation) pause(ctx context.Context, e *event, cond func() bool, wakes uint64) error {
+	if err := i.part(e); err != nil {
 		return err
 	}
 	i.poll()
 	i.mu.Lock()
-	if e.over || e.wait.poked {
+	if e.over || e.wait.poked || cond != nil && i.wakes != wakes {
 		e.wait.poked = false
 		defer i.unlock() // Sends what was answered at once.
 		return i.over
@@ -89,6 +96,24 @@ func (i *incarnation) pause(ctx context.Context, e *event, cond func() bool) err
 		return i.over
 	}
 	return nil
+}
+
+// part closes the segment that an event has written so far, which gives up its turn. In a section that keeps
+// all others out it may be in a transaction, and then nothing is closed.
+func (i *incarnation) part(e *event) error {
+	i.mu.Lock()
+	open := len(i.transactions) > 0
+	if i.class.dynamic { // Others may go on with what it has begun.
+		e.acted = true
+		if e.call.RequestID != "" && e.call.Pipe == nil && !e.claim.made && !slices.Contains(i.unclaimed, e) {
+			i.unclaimed = append(i.unclaimed, e)
+		}
+	}
+	i.mu.Unlock()
+	if open {
+		return nil
+	}
+	return i.close(e, nil, i.m.part)
 }
 
 // waitState is what an event has that waits, or may. Guarded by object.mu, but for cond and holds.
@@ -132,6 +157,7 @@ func (i *incarnation) poll() {
 		return
 	}
 	i.waits, i.unasked = nil, 0
+	wakes := i.wakes
 	i.mu.Unlock()
 	for _, e := range waits {
 		e.wait.holds = e.wait.cond()
@@ -151,5 +177,10 @@ func (i *incarnation) poll() {
 		}
 	}
 	clear(waits[len(kept):])
-	i.waits = kept
+	i.waits = append(kept, i.waits...)
+	if i.wakes != wakes { // Somebody has to ask again.
+		if e := i.sleeper(); e != nil {
+			i.awake(e)
+		}
+	}
 }

@@ -34,7 +34,7 @@ func newPlainWorld(t *testing.T) *plainWorld {
 	return newPlainWorldIn(t, "data", vfs.NewMem())
 }
 
-func newPlainWorldIn(t *testing.T, dir string, fs vfs.FS) *plainWorld {
+func newPlainWorldIn(t *testing.T, dir string, fs vfs.FS, more ...Class) *plainWorld {
 	t.Helper()
 	store, err := storage.Open(dir, storage.Options{FS: fs, CacheBytes: 1 << 20})
 	if err != nil {
@@ -65,7 +65,7 @@ func newPlainWorldIn(t *testing.T, dir string, fs vfs.FS) *plainWorld {
 			return fn(stream, th.state)
 		},
 	}}
-	if w.manager, err = NewManager(Config{Shards: 1, Classes: []Class{class}}); err != nil {
+	if w.manager, err = NewManager(Config{Shards: 1, Classes: append(more, class)}); err != nil {
 		t.Fatal(err)
 	}
 	w.manager.Start(w.log)

@@ -118,7 +118,9 @@ func New(cfg Config) *Gateway {
 	}
 	healthv1.RegisterHealthServer(g.server, g.health)
 	for i := range cfg.Classes {
-		g.register(cfg.Classes[i].Service)
+		if service := cfg.Classes[i].Service; service != nil {
+			g.register(service)
+		}
 	}
 	reflection.Register(g.server)
 	g.SetServing(false)
@@ -167,7 +169,7 @@ func (g *Gateway) SetServing(ok bool) {
 	}
 	g.health.SetServingStatus("", state)
 	for i := range g.cfg.Classes {
-		if name := g.cfg.Classes[i].Service.ServiceName; !strings.HasPrefix(name, reservedPrefix) {
+		if name := g.cfg.Classes[i].ServiceName(); name != "" && !strings.HasPrefix(name, reservedPrefix) {
 			g.health.SetServingStatus(name, state)
 		}
 	}

@@ -519,7 +519,7 @@ func (n *Node) class(ctx context.Context, name string) (router.ClassFacts, error
 	}
 	f, ok := n.facts.Class(name)
 	if !ok {
-		return f, fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", name)
+		return f, router.UnknownClass(n.facts, name)
 	}
 	return f, nil
 }

@@ -120,6 +120,9 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
+// workerClassPattern is of WORKER/CLASS.
+var workerClassPattern = regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]{0,99}/[\pL_$][\pL\pN\pM_$]{0,99}$`)
+
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // Validate returns everything that is wrong with c, at once, naming each field by its flag.
@@ -181,7 +184,7 @@ func (c Config) Validate() error {
 	seen := make(map[string]bool)
 	for _, class := range c.Classes {
 		switch {
-		case !namePattern.MatchString(class.Name):
+		case !namePattern.MatchString(class.Name) && (class.Service != nil || !workerClassPattern.MatchString(class.Name)):
 			errs = append(errs, fmt.Errorf("class %q: a name must be 1 to 63 letters, digits, '.', '_' or '-'", class.Name))
 		case len(class.Name) >= len(reservedPrefix) && class.Name[:len(reservedPrefix)] == reservedPrefix:
 			errs = append(errs, fmt.Errorf("class %q: names beginning with %q are reserved", class.Name, reservedPrefix))

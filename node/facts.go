@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,7 +46,8 @@ type factsView struct {
 	facts     *systemv1.Facts
 	byName    map[string]router.ClassFacts
 	byService map[string]router.ClassFacts
-	nameOf    map[string]string // by unique key
+	byBare    map[string][]string // names of classes of workers, by what follows the worker's
+	nameOf    map[string]string   // by unique key
 	removed   map[placement.NodeID]bool
 	drained   map[placement.NodeID]bool
 	lost      map[placement.NodeID]bool
@@ -78,6 +80,7 @@ func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsV
 		facts:     resp.GetFacts(),
 		byName:    make(map[string]router.ClassFacts),
 		byService: make(map[string]router.ClassFacts),
+		byBare:    make(map[string][]string),
 		nameOf:    make(map[string]string),
 		removed:   make(map[placement.NodeID]bool),
 		drained:   make(map[placement.NodeID]bool),
@@ -105,16 +108,29 @@ func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsV
 
 func (v *factsView) add(c router.ClassFacts) {
 	v.byName[c.Name] = c
+	if _, bare, ok := strings.Cut(c.Name, "/"); ok {
+		v.byBare[bare] = append(v.byBare[bare], c.Name)
+	}
 	v.nameOf[c.UniqueKey] = c.Name
 	if c.Service != "" {
 		v.byService[c.Service] = c
 	}
 }
 
-// Class implements router.Facts.
+// Class implements router.Facts. A bare name means the class of a worker where no other class has it, and
+// one worker has.
 func (c *factsCache) Class(name string) (router.ClassFacts, bool) {
-	f, ok := c.view.Load().byName[name]
+	v := c.view.Load()
+	f, ok := v.byName[name]
+	if meant := v.byBare[name]; !ok && len(meant) == 1 {
+		f, ok = v.byName[meant[0]]
+	}
 	return f, ok
+}
+
+// Meant implements router.Facts.
+func (c *factsCache) Meant(name string) []string {
+	return slices.Sorted(slices.Values(c.view.Load().byBare[name]))
 }
 
 // ByService implements router.Facts.

@@ -54,6 +54,27 @@ func TestFactsKnowTheSystemClass(t *testing.T) {
 	}
 }
 
+// A bare name means a worker's class where no other class has it, and one worker alone.
+func TestBareNames(t *testing.T) {
+	t.Parallel()
+	c := newFacts(t, nil)
+	facts := &systemv1.Facts{}
+	for _, name := range []string{"a/Counter", "b/Counter", "b/Cart", "c/Chat", "Chat"} {
+		facts.Classes = append(facts.Classes, &systemv1.Class{Name: name, UniqueKey: name})
+	}
+	if err := c.learn(&systemv1.FactsResponse{Revision: 1, Facts: facts}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"Cart": "b/Cart", "Chat": "Chat", "b/Counter": "b/Counter", "c/Chat": "c/Chat", "Counter": "", "d/Cart": "", "": ""} {
+		if got, ok := c.Class(name); ok != (want != "") || got.Name != want {
+			t.Errorf("%q means %q, %v", name, got.Name, ok)
+		}
+	}
+	if got := c.Meant("Counter"); !cmp.Equal(got, []string{"a/Counter", "b/Counter"}) {
+		t.Errorf("Counter could mean %v", got)
+	}
+}
+
 // Facts only grow: what is older or as old changes nothing, in whatever order answers come.
 func TestRevisionsOnlyGrow(t *testing.T) {
 	t.Parallel()

@@ -457,7 +457,7 @@ func (n *Node) missingClasses() []string {
 func (n *Node) registered() bool {
 	for i := range n.cfg.Classes {
 		c := &n.cfg.Classes[i]
-		if f, ok := n.facts.Class(c.Name); !ok || f.Service != c.Service.ServiceName {
+		if f, ok := n.facts.Class(c.Name); !ok || f.Service != c.ServiceName() {
 			return false
 		}
 	}
@@ -468,7 +468,7 @@ func (n *Node) register() error {
 	req := &systemv1.RegisterClassesRequest{}
 	for i := range n.cfg.Classes {
 		c := &n.cfg.Classes[i]
-		req.Classes = append(req.Classes, &systemv1.Class{Name: c.Name, Service: c.Service.ServiceName})
+		req.Classes = append(req.Classes, &systemv1.Class{Name: c.Name, Service: c.ServiceName()})
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, systemCallTimeout)
 	defer cancel()

@@ -14,7 +14,9 @@ import (
 // swift is surroundings that answer at once, so that a benchmark measures the Router alone.
 type swift struct{ leader placement.NodeID }
 
-func (swift) Class(string) (router.ClassFacts, bool)     { return counter, true }
+func (swift) Class(string) (router.ClassFacts, bool) { return counter, true }
+func (swift) Meant(string) []string                  { return nil }
+
 func (swift) ByService(string) (router.ClassFacts, bool) { return counter, true }
 func (swift) Revision() uint64                           { return 7 }
 func (swift) Refresh(context.Context) error              { return nil }

@@ -57,8 +57,8 @@ func (c *call) locate(class ClassFacts) error {
 	req := c.req
 	if req.Class == "" {
 		_, req.Method, _ = splitMethod(req.Method)
-		req.Class = class.Name
 	}
+	req.Class = class.Name // In full, whatever it was called by.
 	if len(req.Name) > frame.NameBytesMax {
 		return fault.New(fault.InvalidArgument, "name: at most %d bytes, has %d", frame.NameBytesMax, len(req.Name))
 	}

@@ -19,8 +19,11 @@ func (r *Router) Call(ctx context.Context, out *actor.Outgoing, done func(actor.
 	}
 	md, _ := metadata.FromOutgoingContext(ctx) // A copy of our own.
 	req := &frame.Request{
-		Class: out.Class, Name: out.Name, Named: out.Named, ID: out.ID, Method: frame.BareMethod(out.Method),
+		Class: out.Class, Name: out.Name, Named: out.Named, ID: out.ID, Method: out.Method, Values: out.Values,
 		Body: out.Body, Deadline: out.Deadline, Existing: out.Existing, Metadata: frame.WithoutReserved(md),
+	}
+	if !req.Values {
+		req.Method = frame.BareMethod(out.Method)
 	}
 	for _, l := range out.Chain {
 		req.Chain = append(req.Chain, frame.Link(l))

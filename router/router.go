@@ -30,7 +30,10 @@ type ClassFacts struct {
 
 // Facts is this node's copy of the cluster facts.
 type Facts interface {
+	// Class returns the class of a name: its own, or one that means it.
 	Class(name string) (ClassFacts, bool)
+	// Meant returns the names of the classes that a name which is no class's own could mean, sorted.
+	Meant(name string) []string
 	ByService(service string) (ClassFacts, bool)
 	Revision() uint64
 	// Refresh asks the cluster for the newest.
@@ -307,7 +310,7 @@ func (r *Router) local(c *call) {
 	var try uint
 	ac := &actor.Call{
 		Shard: c.shard, Object: c.ref, Class: c.class.Name, Name: req.Name, Named: req.Named,
-		Method: req.Method, JSON: req.JSON, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req),
+		Method: req.Method, JSON: req.JSON, Values: req.Values, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req),
 		Done: func(res actor.Result) {
 			if res.Err == nil {
 				c.answer(frame.Response{Body: res.Body})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -77,6 +78,18 @@ func (w *world) Class(name string) (router.ClassFacts, bool) {
 	defer w.mu.Unlock()
 	c, ok := w.classes[name]
 	return c, ok
+}
+
+func (w *world) Meant(name string) (meant []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for full := range w.classes {
+		if strings.HasSuffix(full, "/"+name) {
+			meant = append(meant, full)
+		}
+	}
+	slices.Sort(meant)
+	return meant
 }
 
 func (w *world) ByService(service string) (router.ClassFacts, bool) {
@@ -648,6 +661,27 @@ func TestACallInDoubtWithARequestIDIsTriedAgain(t *testing.T) {
 			c.Done(actor.Result{Body: []byte(c.RequestID)})
 		}
 		w.route(identified()).says("r")
+	})
+}
+
+// A class of a worker is called by its bare name where one alone can be meant, and is known by its full one
+// from then on.
+func TestABareNameOfAClass(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		full := router.ClassFacts{Name: "worker/Bare", UniqueKey: counter.UniqueKey}
+		w.classes = map[string]router.ClassFacts{full.Name: full, "Bare": full}
+		w.lead(self, 3)
+		w.route(&frame.Request{Class: "Bare", Name: "x", Named: true, Method: "m/n", Values: true, Body: []byte{0x80}})
+		if c := w.delivered()[0]; c.Class != full.Name || c.Object.ID != id || c.Method != "m/n" || !c.Values {
+			t.Errorf("delivered %+v", c)
+		}
+		delete(w.classes, "Bare")
+		w.classes["other/Bare"] = router.ClassFacts{Name: "other/Bare", UniqueKey: "other/Bare"}
+		resp := w.route(&frame.Request{Class: "Bare", Name: "x", Named: true, Method: "m"}).get()
+		if err := resp.Err(); fault.ReasonOf(err) != fault.UnknownClass || !strings.Contains(err.Error(), "other/Bare, worker/Bare") {
+			t.Errorf("two of the name: %v", err)
+		}
 	})
 }
 

@@ -19,7 +19,7 @@ func (r *Router) NewUniqueID(ctx context.Context, class string) (placement.Objec
 			return placement.ObjectID{}, fault.New(fault.NoOwner, "class %q is not known here, and the cluster can't be asked for it at the moment: %v", class, err)
 		}
 		if facts, known = r.cfg.Facts.Class(class); !known {
-			return placement.ObjectID{}, fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", class)
+			return placement.ObjectID{}, UnknownClass(r.cfg.Facts, class)
 		}
 	}
 	return r.namespace(facts.UniqueKey).NewUniqueID(rand.Reader)

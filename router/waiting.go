@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -161,8 +162,16 @@ func (r *Router) release(c *call, err error) {
 	case err != nil:
 		c.fail(fault.New(fault.NoOwner, "the class is not known here, and the cluster facts can't be read: %v", err))
 	case c.req.Class != "":
-		c.fail(fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", c.req.Class))
+		c.fail(UnknownClass(r.cfg.Facts, c.req.Class))
 	default:
 		c.fail(fault.New(fault.UnknownClass, "method %q: no class of this cluster has that service", c.req.Method))
 	}
+}
+
+// UnknownClass says that there is no class of a name, or that it is not clear which one is meant.
+func UnknownClass(facts Facts, name string) error {
+	if meant := facts.Meant(name); len(meant) > 1 {
+		return fault.New(fault.UnknownClass, "class %q: several workers have a class of that name; say which: %s", name, strings.Join(meant, ", "))
+	}
+	return fault.New(fault.UnknownClass, "class %q: there is no such class in this cluster", name)
 }

@@ -28,7 +28,7 @@ type addrFlag struct {
 
 // objectFlags name one object: by the positional name, or by --id.
 type objectFlags struct {
-	Class string `arg:"" help:"The class, such as Counter."`
+	Class string `arg:"" help:"The class, such as Counter, or my-worker/Counter: a worker's class may be named without the worker where no other class has that name."`
 	ID    string `name:"id" help:"The object's id instead of its name." placeholder:"HEX" env:"-"`
 }
 
@@ -98,7 +98,7 @@ type callCmd struct {
 
 	RequestID string   `help:"Names this call, so that it can be made again when its outcome is not known: the same id, method and arguments never have a second effect, and get the first reply." placeholder:"ID" env:"-"`
 	Existing  bool     `help:"Fail with UNKNOWN_OBJECT, and run nothing, if the object does not exist."`
-	Args      []string `arg:"" help:"NAME METHOD [JSON], or METHOD [JSON] with --id." name:"name method json"`
+	Args      []string `arg:"" help:"NAME METHOD [JSON], or METHOD [JSON] with --id. Of a worker's class a JSON array is the arguments, anything else the one argument." name:"name method json"`
 }
 
 // Run implements the command.
@@ -136,7 +136,7 @@ func (c *callCmd) Run(ctx context.Context, e env) error {
 type newIDCmd struct {
 	addrFlag
 
-	Class string `arg:"" help:"The class, such as Counter."`
+	Class string `arg:"" help:"The class, such as Counter, or my-worker/Counter: a worker's class may be named without the worker where no other class has that name."`
 }
 
 // Run implements the command.
@@ -285,7 +285,7 @@ func stateText(n *holdfastv1.Node) string {
 type objectsCmd struct {
 	addrFlag
 
-	Class  string `arg:"" help:"The class, such as Counter."`
+	Class  string `arg:"" help:"The class, such as Counter or my-worker/Counter."`
 	Prefix string `help:"List those only whose name begins with this." placeholder:"TEXT" env:"-"`
 	After  string `help:"Begin behind this id, the last one of an earlier list." placeholder:"HEX" env:"-"`
 	Limit  int    `help:"Stop after so many; 0 lists all." default:"0"`

@@ -39,10 +39,15 @@ const (
 const (
 	featureStreams  = 1 << 0 // I know kinds 10 to 12
 	featureExisting = 1 << 1 // I know hopsExisting
+	featureValues   = 1 << 2 // I know hopsValues
 )
 
-// hopsExisting is set in the hops of a call whose object must exist.
-const hopsExisting = 1 << 7
+// What is said of a call in its hops.
+const (
+	hopsExisting = 1 << 7 // its object must exist
+	hopsValues   = 1 << 6 // its body is a CBOR array of arguments, and its reply is to be a CBOR item
+	hopsFlags    = hopsExisting | hopsValues
+)
 
 // Flags of calls, queries and replies.
 const (
@@ -138,9 +143,12 @@ func (r *Request) append(dst []byte, call uint64, now time.Time, first []byte, t
 	if total > len(first) {
 		flags |= flagMore
 	}
-	hops := r.Hops &^ hopsExisting
+	hops := r.Hops &^ hopsFlags
 	if r.Existing {
 		hops |= hopsExisting
+	}
+	if r.Values {
+		hops |= hopsValues
 	}
 	dst = append(dst, flags, hops)
 	dst = binary.AppendUvarint(dst, r.Revision)
@@ -176,7 +184,7 @@ func (r *Request) decode(b []byte, now time.Time, names *names) (total int, err 
 	flags := d.byte()
 	r.Named, r.JSON, r.Ordered = flags&flagNamed != 0, flags&flagJSON != 0, flags&flagOrdered != 0
 	hops := d.byte()
-	r.Hops, r.Existing = hops&^hopsExisting, hops&hopsExisting != 0
+	r.Hops, r.Existing, r.Values = hops&^hopsFlags, hops&hopsExisting != 0, hops&hopsValues != 0
 	r.Revision = d.uvarint()
 	r.Class, r.Method = names.get(d.bytes(MethodBytesMax)), names.get(d.bytes(MethodBytesMax))
 	if r.Named {
@@ -330,7 +338,7 @@ func decodeCredit(b []byte) (flags byte, messages, bytes int, err error) {
 // appendPing appends a ping that says what this side knows.
 func appendPing(dst []byte) []byte {
 	dst, start := beginFrame(dst, kindPing, 0)
-	return endFrame(binary.AppendUvarint(dst, featureStreams|featureExisting), start)
+	return endFrame(binary.AppendUvarint(dst, featureStreams|featureExisting|featureValues), start)
 }
 
 // decodePing returns what the other side knows; releases before it was asked say nothing.

@@ -17,6 +17,7 @@ func FuzzDecodedRequestsEncodeAgain(f *testing.F) {
 		{Method: "/s/M", Ordered: true, Hops: 2, Revision: 300, Deadline: now.Add(time.Second), Metadata: metadata.MD{"k": {"v", "w"}}},
 		{Method: "M", Class: "C", JSON: true, RequestID: "id"},
 		{Method: "M", Class: "C", Existing: true, Hops: 3, RequestID: "id"},
+		{Method: "M", Class: "C", Values: true, Hops: 3},
 		{Method: "M", Class: "C", Chain: []Link{{Event: 1 << 63, Label: "é"}, {Event: 2}}},
 	} {
 		f.Add(r.append(nil, 7, now, r.Body, len(r.Body))[headerBytes+2:])

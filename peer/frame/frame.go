@@ -57,6 +57,9 @@ type Request struct {
 	ID    placement.ObjectID
 	// JSON says that Body is JSON and the reply is to be.
 	JSON bool
+	// Values says that Body is a CBOR array of arguments, and that the reply is to be one CBOR item: see
+	// docs/format/values.md. It is not sent to a side that has not said that it knows this. Not with JSON.
+	Values bool
 	// Ordered says that the caller keeps the order of its calls itself: no node may retry.
 	Ordered bool
 	// Hops counts the nodes that have forwarded the call.

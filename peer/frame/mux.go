@@ -242,7 +242,10 @@ func (m *Mux) Call(req *Request, done func(Response)) (cancel func(cause error))
 		err = m.refuseStreamLocked()
 	}
 	if err == nil && req.Existing {
-		err = m.refuseExistingLocked()
+		err = m.refuseUnknownLocked(featureExisting, "say whether an object exists")
+	}
+	if err == nil && req.Values {
+		err = m.refuseUnknownLocked(featureValues, "take a call's arguments as values")
 	}
 	if err != nil {
 		m.mu.Unlock()
@@ -367,14 +370,14 @@ func (m *Mux) refuseLocked(size int) error {
 	return nil
 }
 
-// refuseExistingLocked says why no call of an object that must exist can be made now: a side that does
-// not know of it would make the object.
-func (m *Mux) refuseExistingLocked() error {
+// refuseUnknownLocked says why no call can be made now that is of a feature: a side that does not know it
+// would take the call for another.
+func (m *Mux) refuseUnknownLocked(feature uint64, what string) error {
 	switch {
 	case !m.greeted:
 		return &LostError{Cause: errGreeting}
-	case m.features&featureExisting == 0:
-		return fault.New(fault.NoOwner, "the node at the other end runs a release that can't say whether an object exists: upgrade it")
+	case m.features&feature == 0:
+		return fault.New(fault.NoOwner, "the node at the other end runs a release that can't %s: upgrade it", what)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@
 package value
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"reflect"
@@ -32,7 +33,7 @@ const (
 // The modes are fixed: what is stored must not depend on who stored it.
 var (
 	encMode = mustEnc(cbor.EncOptions{Sort: cbor.SortNone, ShortestFloat: cbor.ShortestFloatNone, Time: cbor.TimeRFC3339Nano, TimeTag: cbor.EncTagRequired})
-	decMode = mustDec(cbor.DecOptions{MaxNestedLevels: 256, MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24, DefaultMapType: reflect.TypeFor[map[string]any]()})
+	decMode = mustDec(cbor.DecOptions{MaxNestedLevels: nestedMax, MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24, DefaultMapType: reflect.TypeFor[map[string]any]()})
 )
 
 func mustEnc(o cbor.EncOptions) cbor.EncMode {
@@ -112,6 +113,11 @@ func newMessage(into any) (proto.Message, bool) {
 	p.Elem().Set(fresh)
 	m, ok := reflect.TypeAssert[proto.Message](fresh)
 	return m, ok
+}
+
+// IsMessage says whether a value is a protobuf message.
+func IsMessage(b []byte) bool {
+	return len(b) > 2 && b[0] == majorTag|25 && binary.BigEndian.Uint16(b[1:]) == TagProto
 }
 
 func decodeProto(b []byte, into proto.Message) error {
