@@ -125,11 +125,26 @@ var __exports = (() => {
     if (args.length < n)
       throw new TypeError(`Failed to execute '${what}': ${n} argument${n === 1 ? "" : "s"} required, but only ${args.length} present.`);
   }
-  function idl(C, name = C.name) {
+  var members = /* @__PURE__ */ Symbol("members"), plainName = (C) => C.name.replace(/^_+/, "");
+  function idl(C, hidden = []) {
+    let name = plainName(C);
+    Object.defineProperty(C, "name", { value: name, configurable: !0 });
+    let getters = [];
     for (let target of [C.prototype, C])
       for (let key of Object.getOwnPropertyNames(target))
-        key !== "constructor" && key !== "prototype" && key !== "length" && key !== "name" && Object.defineProperty(target, key, { enumerable: !0 });
-    return Object.defineProperty(C.prototype, Symbol.toStringTag, { value: name, configurable: !0 }), C;
+        key !== "constructor" && key !== "prototype" && key !== "length" && key !== "name" && (Object.defineProperty(target, key, { enumerable: !0 }), target === C.prototype && Object.getOwnPropertyDescriptor(target, key).get && !hidden.includes(key) && getters.push(key));
+    Object.defineProperty(C.prototype, Symbol.toStringTag, { value: name, configurable: !0 });
+    let shown = [...(C.prototype[members] ?? []).filter((key) => !hidden.includes(key)), ...getters];
+    return Object.defineProperty(C.prototype, members, { value: shown }), Object.defineProperty(C.prototype, /* @__PURE__ */ Symbol.for("nodejs.util.inspect.custom"), {
+      value(depth, options, inspect) {
+        if (depth < 0 || this === C.prototype)
+          return `[${name}]`;
+        let pairs = typeof this.entries == "function", fields = Object.fromEntries(pairs ? this : this[members].map((key) => [key, this[key]]));
+        return `${this.constructor.name} ${inspect(fields, { ...options, depth: options.depth === null ? null : options.depth - 1 })}`;
+      },
+      writable: !0,
+      configurable: !0
+    }), C;
   }
   function globals(values) {
     for (let name of Object.keys(values))
@@ -190,7 +205,7 @@ var __exports = (() => {
         configurable: !0,
         enumerable: !0
       },
-      [Symbol.toStringTag]: { value: `${C.name} Iterator`, configurable: !0 }
+      [Symbol.toStringTag]: { value: `${plainName(C)} Iterator`, configurable: !0 }
     }), methods = {
       entries() {
         return make2(this, ([k, v]) => [k, v]);
@@ -203,7 +218,7 @@ var __exports = (() => {
       },
       forEach(callback, thisArg) {
         if (typeof callback != "function")
-          throw new TypeError(`Failed to execute 'forEach' on '${C.name}': the callback is not a function.`);
+          throw new TypeError(`Failed to execute 'forEach' on '${plainName(C)}': the callback is not a function.`);
         for (let at = 0, list; list = pairs(this), at < list.length; at++)
           callback.call(thisArg, list[at][1], list[at][0], this);
       }
@@ -887,9 +902,9 @@ var __exports = (() => {
       return this.#list.map(([k, v]) => `${encode(k)}=${encode(v)}`).join("&");
     }
   };
-  iterable(URLSearchParams, (params) => pairsOf(params));
-  idl(URL);
+  idl(URL, ["searchParams"]);
   idl(URLSearchParams);
+  iterable(URLSearchParams, (params) => pairsOf(params));
 
   // js/core/formdata.js
   function entry(name, value, filename, given) {
@@ -1116,7 +1131,9 @@ Content-Type: ${type}\r
     async formData() {
       return decodeForm(await this.#bytes(), this.headers.get("content-type"));
     }
-  }, bodyState = (body) => stateOf(body), setBodyState = (body, state) => setState(body, state);
+  };
+  idl(Body);
+  var bodyState = (body) => stateOf(body), setBodyState = (body, state) => setState(body, state);
   function bodyOut(body) {
     let state = stateOf(body);
     if (state === null)
@@ -1236,7 +1253,7 @@ ${new Error().stack}`.trimEnd());
       return chunk("subtle").digestStream();
     }
   };
-  idl(Crypto);
+  idl(Crypto, ["subtle", "DigestStream"]);
   var crypto = new Crypto();
 
   // js/core/headers.js
@@ -1442,7 +1459,7 @@ ${new Error().stack}`.trimEnd());
       return copy.#rest = this.#rest, copy;
     }
   };
-  idl(Request);
+  idl(Request, ["body", "signal", "cf", "integrity", "keepalive", "cache"]);
   var signalOf = (request) => signalIn(request);
   function takeBody(state) {
     if (state.unusable)
@@ -1569,7 +1586,7 @@ ${new Error().stack}`.trimEnd());
       });
     }
   };
-  idl(Response);
+  idl(Response, ["body", "webSocket", "encodeBody", "cf"]);
   function responseFromHost(head, bytes, stream) {
     return new Response(fromHost2, {
       status: head.status,

@@ -8,7 +8,7 @@ import { Blob, blobBytes, blobOf } from "./blob.js";
 import { fromUTF8, utf8 } from "./encoding.js";
 import { FormData, decodeForm, encodeForm } from "./formdata.js";
 import { chunk, host, loadedChunk } from "./host.js";
-import { bytesOf } from "./idl.js";
+import { bytesOf, idl } from "./idl.js";
 import { operation } from "./ops.js";
 import { URLSearchParams } from "./url.js";
 
@@ -193,6 +193,8 @@ export class Body {
     return decodeForm(await this.#bytes(), this.headers.get("content-type"));
   }
 }
+
+idl(Body);
 
 /** The state of a Request's or Response's body; null when it has none. */
 export const bodyState = (body) => stateOf(body);

@@ -27,6 +27,6 @@ export class Crypto {
   get subtle() { return chunk("subtle").subtle; }
   get DigestStream() { return chunk("subtle").digestStream(); }
 }
-idl(Crypto);
+idl(Crypto, ["subtle", "DigestStream"]);
 
 export const crypto = new Crypto();

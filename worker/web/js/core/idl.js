@@ -10,19 +10,46 @@ export function need(args, n, what) {
   }
 }
 
+// What the getters of a class are, in order.
+const members = Symbol("members");
+
+// Classes that refer to themselves are renamed by the bundler, to _Name.
+const plainName = (C) => C.name.replace(/^_+/, "");
+
 /**
- * Gives a class what WebIDL gives an interface: members that enumerate, and a toStringTag. State must
- * be in private fields: routers wrap these objects in a Proxy and bind what they read.
+ * Gives a class what WebIDL gives an interface: members that enumerate, and a toStringTag; and the way console
+ * shows it: what its getters say, without those in hidden, or its pairs. State must be in private fields:
+ * routers wrap these objects in a Proxy and bind what they read.
  */
-export function idl(C, name = C.name) {
+export function idl(C, hidden = []) {
+  const name = plainName(C);
+  Object.defineProperty(C, "name", { value: name, configurable: true });
+  const getters = [];
   for (const target of [C.prototype, C]) {
     for (const key of Object.getOwnPropertyNames(target)) {
       if (key !== "constructor" && key !== "prototype" && key !== "length" && key !== "name") {
         Object.defineProperty(target, key, { enumerable: true });
+        if (target === C.prototype && Object.getOwnPropertyDescriptor(target, key).get && !hidden.includes(key)) {
+          getters.push(key);
+        }
       }
     }
   }
   Object.defineProperty(C.prototype, Symbol.toStringTag, { value: name, configurable: true });
+  const shown = [...(C.prototype[members] ?? []).filter((key) => !hidden.includes(key)), ...getters];
+  Object.defineProperty(C.prototype, members, { value: shown });
+  Object.defineProperty(C.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+    value(depth, options, inspect) {
+      if (depth < 0 || this === C.prototype) {
+        return `[${name}]`;
+      }
+      const pairs = typeof this.entries === "function";
+      const fields = pairs ? Object.fromEntries(this) : Object.fromEntries(this[members].map((key) => [key, this[key]]));
+      return `${this.constructor.name} ${inspect(fields, { ...options, depth: options.depth === null ? null : options.depth - 1 })}`;
+    },
+    writable: true,
+    configurable: true,
+  });
   return C;
 }
 
@@ -117,7 +144,7 @@ export function iterable(C, pairs) {
       configurable: true,
       enumerable: true,
     },
-    [Symbol.toStringTag]: { value: `${C.name} Iterator`, configurable: true },
+    [Symbol.toStringTag]: { value: `${plainName(C)} Iterator`, configurable: true },
   });
   const methods = {
     entries() {
@@ -131,7 +158,7 @@ export function iterable(C, pairs) {
     },
     forEach(callback, thisArg) {
       if (typeof callback !== "function") {
-        throw new TypeError(`Failed to execute 'forEach' on '${C.name}': the callback is not a function.`);
+        throw new TypeError(`Failed to execute 'forEach' on '${plainName(C)}': the callback is not a function.`);
       }
       for (let at = 0, list; (list = pairs(this)), at < list.length; at++) {
         callback.call(thisArg, list[at][1], list[at][0], this);

@@ -125,7 +125,7 @@ export class Request extends Body {
     return copy;
   }
 }
-idl(Request);
+idl(Request, ["body", "signal", "cf", "integrity", "keepalive", "cache"]);
 
 /** The signal of a Request that was given one, or asked for it; undefined otherwise. */
 export const signalOf = (request) => signalIn(request);

@@ -131,7 +131,7 @@ export class Response extends Body {
     });
   }
 }
-idl(Response);
+idl(Response, ["body", "webSocket", "encodeBody", "cf"]);
 
 /** A Response that came over the wire. */
 export function responseFromHost(head, bytes, stream) {

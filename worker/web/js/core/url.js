@@ -9,7 +9,11 @@ const HREF = 0, PROTOCOL = 1, USERNAME = 2, PASSWORD = 3, HOSTNAME = 4, PORT = 5
 const special = new Set(["http:", "https:", "ftp:", "ws:", "wss:"]);
 
 function parse(url, base) {
-  return host.parseURL(usv(url), base === undefined ? null : usv(base))?.split("\n");
+  base = base === undefined ? undefined : usv(base);
+  if (base === "") {
+    return undefined;
+  }
+  return host.parseURL(usv(url), base ?? "")?.split("\n");
 }
 
 /** The serialised form of a URL, or undefined when it is none. */
@@ -236,7 +240,6 @@ export class URLSearchParams {
     return this.#list.map(([k, v]) => `${encode(k)}=${encode(v)}`).join("&");
   }
 }
-iterable(URLSearchParams, (params) => pairsOf(params));
-
-idl(URL);
+idl(URL, ["searchParams"]);
 idl(URLSearchParams);
+iterable(URLSearchParams, (params) => pairsOf(params));
