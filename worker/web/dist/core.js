@@ -717,7 +717,8 @@ var __exports = (() => {
   // js/core/url.js
   var HREF = 0, PROTOCOL = 1, USERNAME = 2, PASSWORD = 3, HOSTNAME = 4, PORT = 5, PATHNAME = 6, SEARCH = 7, HASH = 8, special = /* @__PURE__ */ new Set(["http:", "https:", "ftp:", "ws:", "wss:"]);
   function parse(url, base) {
-    return host.parseURL(usv(url), base === void 0 ? null : usv(base))?.split(`
+    if (base = base === void 0 ? void 0 : usv(base), base !== "")
+      return host.parseURL(usv(url), base ?? "")?.split(`
 `);
   }
   var hrefOf = (url) => parse(url)?.[HREF], setQuery, URL = class _URL {
