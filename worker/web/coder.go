@@ -83,6 +83,46 @@ func (c *coder) close() {
 	c.stop()
 }
 
+// coders are those of one engine, by the numbers that JavaScript knows them by.
+type coders struct {
+	last int64
+	byID map[int64]*coder
+}
+
+func (c *coders) add(format string, decompress bool) (int64, error) {
+	if len(c.byID) >= codersMax {
+		return 0, fmt.Errorf("more than %d compression streams are open: read them to their end, or cancel them", codersMax)
+	}
+	one, err := newCoder(format, decompress)
+	if err != nil {
+		return 0, err
+	}
+	c.last++
+	c.byID[c.last] = one
+	return c.last, nil
+}
+
+func (c *coders) code(id int64, in []byte, last bool) ([]byte, error) {
+	one, ok := c.byID[id]
+	if !ok {
+		return nil, errors.New("the compression stream has ended")
+	}
+	return one.code(in, last)
+}
+
+func (c *coders) free(id int64) {
+	if one, ok := c.byID[id]; ok {
+		delete(c.byID, id)
+		one.close()
+	}
+}
+
+func (c *coders) close() {
+	for id := range c.byID {
+		c.free(id)
+	}
+}
+
 // input is the reader of the coroutine's input, which stops the coroutine when there is none.
 type input struct {
 	c     *coder

@@ -665,7 +665,8 @@ ${t6}`);
             } catch {
             }
             if (n2) {
-              if (typeof n2 == "string") return n2;
+              if (typeof n2 == "string") return /^\s+at |^$/.test(n2) ? (`
+` + n2).trimEnd().replace(/^/, () => M(e3)) : n2.trimEnd();
               t3.seen.push(e3), t3.indentationLvl += 4;
               let r2 = nr(t3, n2);
               return t3.indentationLvl -= 4, t3.seen.pop(), `${M(e3)}
@@ -1529,7 +1530,10 @@ ${e3}`;
   var main_exports = {};
   __export(main_exports, {
     format: () => format,
-    inspect: () => inspect
+    formatWithOptions: () => formatWithOptions,
+    inspect: () => inspect,
+    stripVTControlCharacters: () => stripVTControlCharacters,
+    table: () => table
   });
 
   // js/node_modules/node-inspect-extracted/index.mjs
@@ -1548,6 +1552,23 @@ ${e3}`;
     stylizeWithHTML,
     Proxy: Proxy2
   } = import_inspect.default;
+
+  // js/inspect/main.js
+  function table(data, only) {
+    let rows = [], columns = [], values = !1, entries = data instanceof Map || data instanceof Set ? [...data.values()].entries() : Object.entries(data);
+    for (let [index, row] of entries) {
+      let cells = {};
+      if (typeof row == "object" && row !== null)
+        for (let key of only ?? Object.keys(row))
+          columns.includes(key) || columns.push(key), Object.hasOwn(row, key) && (cells[key] = inspect(row[key], { depth: 0 }));
+      else
+        values = !0, cells.value = inspect(row);
+      rows.push([`${index}`, cells]);
+    }
+    let head = ["(index)", ...columns, ...values ? ["Values"] : []], lines = rows.map(([index, cells]) => [index, ...columns.map((c) => cells[c] ?? ""), ...values ? [cells.value ?? ""] : []]), widths = head.map((h, i) => Math.max(h.length, ...lines.map((l) => l[i].length)) + 2), rule = (left, middle, right) => left + widths.map((w) => "\u2500".repeat(w)).join(middle) + right, line = (cells) => `\u2502${cells.map((c, i) => ` ${c.padEnd(widths[i] - 1)}`).join("\u2502")}\u2502`;
+    return [rule("\u250C", "\u252C", "\u2510"), line(head), rule("\u251C", "\u253C", "\u2524"), ...lines.map(line), rule("\u2514", "\u2534", "\u2518")].join(`
+`);
+  }
   return __toCommonJS(main_exports);
 })();
 return __exports;

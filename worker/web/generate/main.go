@@ -5,6 +5,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -64,7 +65,7 @@ func bundle(entry, name string) error {
 		Charset:          api.CharsetASCII,
 		LegalComments:    api.LegalCommentsInline,
 		LogLevel:         api.LogLevelWarning,
-		Plugins:          []api.Plugin{importCore},
+		Plugins:          []api.Plugin{importCore, stackHeaders},
 	})
 	if len(result.Errors) > 0 {
 		return fmt.Errorf("%d errors", len(result.Errors))
@@ -88,6 +89,31 @@ var importCore = api.Plugin{
 		})
 		build.OnLoad(api.OnLoadOptions{Filter: ".*", Namespace: "core"}, func(api.OnLoadArgs) (api.OnLoadResult, error) {
 			contents := "module.exports = __core;"
+			return api.OnLoadResult{Contents: &contents, Loader: api.LoaderJS}, nil
+		})
+	},
+}
+
+// Where node-inspect-extracted takes the stack of an error, which in V8 begins with the error's name and message,
+// and in this engine does not.
+const (
+	inspectStack      = `if("string"==typeof n)return n;`
+	inspectWithHeader = `if("string"==typeof n)return/^\s+at |^$/.test(n)?("\n"+n).trimEnd().replace(/^/,()=>M(e)):n.trimEnd();`
+)
+
+// stackHeaders puts the name and message of an error in front of its stack when it is inspected.
+var stackHeaders = api.Plugin{
+	Name: "stack-headers",
+	Setup: func(build api.PluginBuild) {
+		build.OnLoad(api.OnLoadOptions{Filter: `node-inspect-extracted/dist/inspect\.js$`}, func(args api.OnLoadArgs) (api.OnLoadResult, error) {
+			raw, err := os.ReadFile(args.Path)
+			if err != nil {
+				return api.OnLoadResult{}, err
+			}
+			contents := strings.Replace(string(raw), inspectStack, inspectWithHeader, 1)
+			if strings.Count(string(raw), inspectStack) != 1 {
+				return api.OnLoadResult{}, errors.New("the place where it takes an error's stack is not there: see inspectStack")
+			}
 			return api.OnLoadResult{Contents: &contents, Loader: api.LoaderJS}, nil
 		})
 	},

@@ -81,7 +81,7 @@ onUncaught(logError, (type, reason, promise) => {
 
 // What chunks import as "holdfast:core".
 chunk.core = {
-  AbortSignal, Blob, DOMException, EventTarget, TextDecoder, TextEncoder, blobBytes, blobOf, bytesOf, chunk, concat, console, errorOf,
+  AbortSignal, Blob, DOMException, EventTarget, File, TextDecoder, TextEncoder, atob, blobBytes, blobOf, btoa, bytesOf, chunk, concat, console, errorOf,
   fromUTF8, globals, host, hostCall, idl, need, operation, reportError, usv, utf8,
 };
 

@@ -7,6 +7,7 @@ import { idl, need } from "./idl.js";
 import { hrefOf } from "./url.js";
 
 const fromHost = Symbol("from the host");
+// PATCH too, where the fetch standard leaves it as it is: as Workers do.
 const upper = /^(?:delete|get|head|options|post|put|patch)$/i;
 
 function methodOf(method) {
