@@ -58,19 +58,19 @@ func (p *Platform) beginFetch(ctx context.Context, id int64, r *outbound.Request
 			err = cause
 		}
 		if err != nil {
-			op.Settle(func() {
+			op.Settle(func() error {
 				p.fetches.end(id, err)
-				p.reject(id, named("TypeError", err))
+				return p.reject(id, err)
 			})
 			return
 		}
-		op.Settle(func() { p.answer(id, resp) })
+		op.Settle(func() error { return p.answer(id, resp) })
 	})
 	return nil
 }
 
 // answer hands a response to JavaScript. Its context ends with its body.
-func (p *Platform) answer(id int64, resp *outbound.Response) {
+func (p *Platform) answer(id int64, resp *outbound.Response) error {
 	h := &Head{
 		Status: resp.Status, StatusText: resp.StatusText, URL: resp.URL, Redirected: resp.Redirected,
 		Header: resp.Header, Length: resp.Length,
@@ -82,10 +82,9 @@ func (p *Platform) answer(id int64, resp *outbound.Response) {
 	}
 	if err != nil {
 		p.fetches.end(id, err)
-		p.reject(id, err)
-		return
+		return p.reject(id, err)
 	}
-	p.resolve(id, []any{head, nil, stream})
+	return p.resolve(id, []any{head, nil, stream})
 }
 
 // fetches are the requests under way, to the end of the response's body, by the numbers of their operations.

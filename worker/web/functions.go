@@ -2,7 +2,6 @@ package web
 
 import (
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"time"
 )
@@ -124,5 +123,3 @@ var hostFunctions = map[string]func(*Platform, args) (any, error){
 	},
 	"write": func(p *Platform, a args) (any, error) { return nil, p.write(a.int(0), a.bytes(1), a.int(2)) },
 }
-
-var errNoChunk = errors.New("there is no such chunk")

@@ -4,10 +4,11 @@ import (
 	"context"
 	"time"
 
+	"github.com/holdfast-io/holdfast/worker/quickjs"
 	"github.com/holdfast-io/holdfast/worker/web/outbound"
 )
 
-// Host is what the platform needs of who runs the engine. Its methods are called on the engine, while
+// Host is what the platform needs of who runs the engine. Its methods are called in an entry of the engine, while
 // JavaScript of some object runs, and must not block; all but Fetch, see there. In which object's event
 // something runs is the host's to know: it knows which object's event it is in when Begin or StartTimer is
 // called.
@@ -27,16 +28,19 @@ type Host interface {
 	Log(level Level, text string)
 	// Now is the time that JavaScript sees in performance.now.
 	Now() time.Time
+	// Clone makes a structured clone of a value.
+	Clone(v quickjs.Value) (quickjs.Value, error)
 	// Random fills p with random bytes that are fit for keys.
 	Random(p []byte)
 }
 
 // Op is an operation under way.
 type Op interface {
-	// Settle is called once, on any goroutine, when the operation has ended. The host has run called on the
-	// engine, in an event of the object that began the operation, and then lets JavaScript go on as after any
+	// Settle is called once, on any goroutine, when the operation has ended. The host has run called in an
+	// entry of the engine, in an event of the object that began the operation, and then lets JavaScript go on as after any
 	// call (pending jobs). It may drop run when that object or the engine is gone.
-	Settle(run func())
+	// An error of run is the engine's (its time, its memory, a fault), and no fault of the operation.
+	Settle(run func() error)
 }
 
 // Level is how a text was printed.

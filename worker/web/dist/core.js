@@ -23,102 +23,6 @@ var __exports = (() => {
     platform: () => platform
   });
 
-  // js/core/exception.js
-  var codes = {
-    IndexSizeError: 1,
-    HierarchyRequestError: 3,
-    WrongDocumentError: 4,
-    InvalidCharacterError: 5,
-    NoModificationAllowedError: 7,
-    NotFoundError: 8,
-    NotSupportedError: 9,
-    InUseAttributeError: 10,
-    InvalidStateError: 11,
-    SyntaxError: 12,
-    InvalidModificationError: 13,
-    NamespaceError: 14,
-    InvalidAccessError: 15,
-    TypeMismatchError: 17,
-    SecurityError: 18,
-    NetworkError: 19,
-    AbortError: 20,
-    URLMismatchError: 21,
-    QuotaExceededError: 22,
-    TimeoutError: 23,
-    InvalidNodeTypeError: 24,
-    DataCloneError: 25
-  }, DOMException = class extends Error {
-    #name;
-    #message;
-    constructor(message = "", options = void 0) {
-      super(), this.#message = `${message}`, typeof options == "object" && options !== null ? (this.#name = options.name === void 0 ? "Error" : `${options.name}`, "cause" in options && Object.defineProperty(this, "cause", { value: options.cause, writable: !0, configurable: !0 })) : this.#name = options === void 0 ? "Error" : `${options}`;
-    }
-    get name() {
-      return this.#name;
-    }
-    get message() {
-      return this.#message;
-    }
-    get code() {
-      return Object.hasOwn(codes, this.#name) ? codes[this.#name] : 0;
-    }
-  };
-  for (let name of Object.keys(codes)) {
-    let constant = name === "URLMismatchError" ? "URL_MISMATCH_ERR" : name.replace(/Error$/, "").replace(/([a-z])([A-Z])/g, "$1_$2").toUpperCase() + "_ERR";
-    for (let target of [DOMException, DOMException.prototype])
-      Object.defineProperty(target, constant, { value: codes[name], enumerable: !0 });
-  }
-  var standard = { Error, TypeError, RangeError, SyntaxError };
-  function errorOf(name, message) {
-    return Object.hasOwn(standard, name) ? new standard[name](message) : new DOMException(message, name);
-  }
-  function hostCall(fn, ...args) {
-    try {
-      return fn(...args);
-    } catch (e) {
-      let m = /^web:(\w+):([^]*)$/.exec(e?.message);
-      throw m ? errorOf(m[1], m[2]) : e;
-    }
-  }
-
-  // js/core/events.js
-  var events_exports = {};
-  __export(events_exports, {
-    CloseEvent: () => CloseEvent,
-    CustomEvent: () => CustomEvent,
-    ErrorEvent: () => ErrorEvent,
-    Event: () => Event,
-    EventTarget: () => EventTarget,
-    MessageEvent: () => MessageEvent,
-    PromiseRejectionEvent: () => PromiseRejectionEvent,
-    globalTarget: () => globalTarget,
-    handlerAttribute: () => handlerAttribute,
-    trusted: () => trusted
-  });
-
-  // js/core/report.js
-  var sink = () => {
-  }, dispatch = () => !0;
-  function onUncaught(log, dispatchEvent) {
-    sink = log, dispatch = dispatchEvent;
-  }
-  var reporting = !1;
-  function reportError(error) {
-    if (reporting) {
-      sink("Uncaught (in an error handler)", error);
-      return;
-    }
-    reporting = !0;
-    try {
-      dispatch("error", error) && sink("Uncaught", error);
-    } finally {
-      reporting = !1;
-    }
-  }
-  function unhandledRejection(promise, reason) {
-    dispatch("unhandledrejection", reason, promise) && sink("Uncaught (in promise)", reason);
-  }
-
   // js/core/idl.js
   var usv = (v) => `${v}`.toWellFormed();
   function need(args, n, what) {
@@ -226,6 +130,103 @@ var __exports = (() => {
     for (let name of Object.keys(methods))
       Object.defineProperty(C.prototype, name, { value: methods[name], writable: !0, configurable: !0, enumerable: !0 });
     Object.defineProperty(C.prototype, Symbol.iterator, { value: methods.entries, writable: !0, configurable: !0 });
+  }
+
+  // js/core/exception.js
+  var codes = {
+    IndexSizeError: 1,
+    HierarchyRequestError: 3,
+    WrongDocumentError: 4,
+    InvalidCharacterError: 5,
+    NoModificationAllowedError: 7,
+    NotFoundError: 8,
+    NotSupportedError: 9,
+    InUseAttributeError: 10,
+    InvalidStateError: 11,
+    SyntaxError: 12,
+    InvalidModificationError: 13,
+    NamespaceError: 14,
+    InvalidAccessError: 15,
+    TypeMismatchError: 17,
+    SecurityError: 18,
+    NetworkError: 19,
+    AbortError: 20,
+    URLMismatchError: 21,
+    QuotaExceededError: 22,
+    TimeoutError: 23,
+    InvalidNodeTypeError: 24,
+    DataCloneError: 25
+  }, DOMException = class extends Error {
+    #name;
+    #message;
+    constructor(message = "", options = void 0) {
+      super(), this.#message = `${message}`, typeof options == "object" && options !== null ? (this.#name = options.name === void 0 ? "Error" : `${options.name}`, "cause" in options && Object.defineProperty(this, "cause", { value: options.cause, writable: !0, configurable: !0 })) : this.#name = options === void 0 ? "Error" : `${options}`;
+    }
+    get name() {
+      return this.#name;
+    }
+    get message() {
+      return this.#message;
+    }
+    get code() {
+      return Object.hasOwn(codes, this.#name) ? codes[this.#name] : 0;
+    }
+  };
+  idl(DOMException);
+  for (let name of Object.keys(codes)) {
+    let constant = name === "URLMismatchError" ? "URL_MISMATCH_ERR" : name.replace(/Error$/, "").replace(/([a-z])([A-Z])/g, "$1_$2").toUpperCase() + "_ERR";
+    for (let target of [DOMException, DOMException.prototype])
+      Object.defineProperty(target, constant, { value: codes[name], enumerable: !0 });
+  }
+  var standard = { Error, TypeError, RangeError, SyntaxError };
+  function errorOf(name, message) {
+    return Object.hasOwn(standard, name) ? new standard[name](message) : new DOMException(message, name);
+  }
+  function hostCall(fn, ...args) {
+    try {
+      return fn(...args);
+    } catch (e) {
+      let m = /^web:(\w+):([^]*)$/.exec(e?.message);
+      throw m ? errorOf(m[1], m[2]) : e;
+    }
+  }
+
+  // js/core/events.js
+  var events_exports = {};
+  __export(events_exports, {
+    CloseEvent: () => CloseEvent,
+    CustomEvent: () => CustomEvent,
+    ErrorEvent: () => ErrorEvent,
+    Event: () => Event,
+    EventTarget: () => EventTarget,
+    MessageEvent: () => MessageEvent,
+    PromiseRejectionEvent: () => PromiseRejectionEvent,
+    globalTarget: () => globalTarget,
+    handlerAttribute: () => handlerAttribute,
+    trusted: () => trusted
+  });
+
+  // js/core/report.js
+  var sink = () => {
+  }, dispatch = () => !0;
+  function onUncaught(log, dispatchEvent) {
+    sink = log, dispatch = dispatchEvent;
+  }
+  var reporting = !1;
+  function reportError(error) {
+    if (reporting) {
+      sink("Uncaught (in an error handler)", error);
+      return;
+    }
+    reporting = !0;
+    try {
+      dispatch("error", error) && sink("Uncaught", error);
+    } finally {
+      reporting = !1;
+    }
+  }
+  function unhandledRejection(promise, reason) {
+    dispatch("unhandledrejection", reason, promise) && sink("Uncaught (in promise)", reason);
   }
 
   // js/core/events.js
@@ -1870,13 +1871,22 @@ ${new Error().stack}`.trimEnd());
     usv,
     utf8
   };
+  function newEvent() {
+    loadedChunk("node")?.resetContext();
+  }
+  function nodeModule(name) {
+    let { modules } = chunk("node");
+    return Object.hasOwn(modules, name) ? modules[name] : void 0;
+  }
   var platform = {
-    chunk,
-    fireTimer,
+    fireTimer(id) {
+      newEvent(), fireTimer(id);
+    },
     giveMessage,
+    newEvent,
+    nodeModule,
     pump: (stream, to) => chunk("streams").pump(stream, to),
     rejectOperation,
-    reportError,
     resolveOperation,
     takeRequest,
     takeResponse,

@@ -1549,7 +1549,8 @@ var __exports = (() => {
   // js/node/main.js
   var main_exports = {};
   __export(main_exports, {
-    modules: () => modules
+    modules: () => modules,
+    resetContext: () => resetContext
   });
   var import_buffer = __toESM(require_buffer(), 1), import_events = __toESM(require_events(), 1), import_path_browserify = __toESM(require_path_browserify(), 1), import_holdfast_core3 = __toESM(require_core(), 1);
 
@@ -1788,6 +1789,9 @@ ${e?.message}`, "doesNotReject");
       return this;
     }
   };
+  function resetContext() {
+    current = /* @__PURE__ */ new Map();
+  }
 
   // js/node/diagnostics_channel.js
   var channels = /* @__PURE__ */ new Map(), Channel = class {
@@ -2029,7 +2033,8 @@ ${e?.message}`, "doesNotReject");
     uptime: () => 0,
     userInfo: () => ({ uid: -1, gid: -1, username: "worker", homedir: "/", shell: null }),
     version: () => ""
-  }, modules = {
+  };
+  var modules = {
     assert,
     "assert/strict": assert.strict,
     async_hooks: { AsyncLocalStorage, AsyncResource },

@@ -1,5 +1,7 @@
 // DOMException, and errors that come from the host.
 
+import { idl } from "./idl.js";
+
 const codes = {
   IndexSizeError: 1, HierarchyRequestError: 3, WrongDocumentError: 4, InvalidCharacterError: 5,
   NoModificationAllowedError: 7, NotFoundError: 8, NotSupportedError: 9, InUseAttributeError: 10,
@@ -37,6 +39,8 @@ export class DOMException extends Error {
     return Object.hasOwn(codes, this.#name) ? codes[this.#name] : 0;
   }
 }
+
+idl(DOMException);
 
 for (const name of Object.keys(codes)) {
   const constant = name === "URLMismatchError" ? "URL_MISMATCH_ERR"

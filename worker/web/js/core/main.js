@@ -13,7 +13,7 @@ import { DOMException, errorOf, hostCall } from "./exception.js";
 import { fetch, giveMessage, takeRequest, takeResponse } from "./fetch.js";
 import { FormData } from "./formdata.js";
 import { Headers } from "./headers.js";
-import { chunk, host } from "./host.js";
+import { chunk, host, loadedChunk } from "./host.js";
 import { bytesOf, concat, globals, idl, lazyGlobals, need, usv } from "./idl.js";
 import { operation, rejectOperation, resolveOperation } from "./ops.js";
 import { installLanguage } from "./language.js";
@@ -85,14 +85,28 @@ chunk.core = {
   fromUTF8, globals, host, hostCall, idl, need, operation, reportError, usv, utf8,
 };
 
+/** Called by the host at the start of an event: AsyncLocalStorage, if it is there, forgets the one before. */
+function newEvent() {
+  loadedChunk("node")?.resetContext();
+}
+
+/** Called by the host: a module of Node.js by its name; undefined if there is none. */
+function nodeModule(name) {
+  const { modules } = chunk("node");
+  return Object.hasOwn(modules, name) ? modules[name] : undefined;
+}
+
 /** What the host calls. Go knows these by name (platform.go). */
 export const platform = {
-  chunk,
-  fireTimer,
+  fireTimer(id) {
+    newEvent();
+    fireTimer(id);
+  },
   giveMessage,
+  newEvent,
+  nodeModule,
   pump: (stream, to) => chunk("streams").pump(stream, to),
   rejectOperation,
-  reportError,
   resolveOperation,
   takeRequest,
   takeResponse,

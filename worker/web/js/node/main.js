@@ -8,7 +8,7 @@ import path from "path-browserify";
 import { Blob, File, atob, btoa, host } from "holdfast:core";
 
 import { assert } from "./assert.js";
-import { AsyncLocalStorage, AsyncResource } from "./async_hooks.js";
+import { AsyncLocalStorage, AsyncResource, resetContext } from "./async_hooks.js";
 import { diagnosticsChannel } from "./diagnostics_channel.js";
 import { process } from "./process.js";
 import { util } from "./util.js";
@@ -61,6 +61,8 @@ const os = {
   platform: () => "linux", release: () => "", tmpdir: () => "/tmp", totalmem: () => 0, type: () => "Linux", uptime: () => 0,
   userInfo: () => ({ uid: -1, gid: -1, username: "worker", homedir: "/", shell: null }), version: () => "",
 };
+
+export { resetContext };
 
 /** The default export of each module; its properties are the named exports. */
 export const modules = {
