@@ -48,8 +48,7 @@ func (p *Platform) function(name string, f func(*Platform, args) (any, error)) q
 
 // thrown is an error as hostCall reads it, in exception.js.
 func thrown(err error) error {
-	var js *jsError
-	if errors.As(err, &js) {
+	if js, ok := errors.AsType[*jsError](err); ok {
 		return quickjs.NewError("Error", "web:%s:%s", js.name, js.err.Error())
 	}
 	return err

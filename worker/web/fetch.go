@@ -10,7 +10,7 @@ import (
 )
 
 // errAborted is the cause of a fetch that JavaScript gave up.
-var errAborted = named("AbortError", errors.New("The operation was aborted.")) //nolint:staticcheck // The text that JavaScript shows.
+var errAborted = named("AbortError", errors.New("The operation was aborted.")) //nolint:staticcheck,revive // The text that JavaScript shows.
 
 // fetch starts a request. It returns the number of the stream that its body is to be written to, if it is
 // streamed.

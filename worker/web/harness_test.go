@@ -36,16 +36,16 @@ type loop struct {
 	}
 }
 
-func newLoop(t testing.TB) *loop {
-	t.Helper()
-	l := &loop{t: t, work: make(chan func() error), done: make(chan struct{})}
+func newLoop(tb testing.TB) *loop {
+	tb.Helper()
+	l := &loop{t: tb, work: make(chan func() error), done: make(chan struct{})}
 	l.mu.timers = make(map[int64]*time.Timer)
 	l.client = outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	var err error
 	if l.engine, err = quickjs.New(quickjs.Options{MemoryMax: 128 << 20, TimeMax: time.Minute}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(l.close)
+	tb.Cleanup(l.close)
 	l.enter(func() (err error) {
 		l.web, err = web.Install(l.engine, l)
 		return err
@@ -76,15 +76,22 @@ func (l *loop) enter(f func() error) {
 		if err := f(); err != nil {
 			return err
 		}
-		for more := true; more; {
-			var err error
-			if more, err = l.engine.RunJobs(1000); err != nil {
-				return err
+		for {
+			for more := true; more; {
+				var err error
+				if more, err = l.engine.RunJobs(1000); err != nil {
+					return err
+				}
 			}
-		}
-		for _, r := range l.engine.TakeRejections() {
-			if err := l.web.UnhandledRejection(r); err != nil {
-				return err
+			// Listeners of these may set off more.
+			rejections := l.engine.TakeRejections()
+			for _, r := range rejections {
+				if err := l.web.UnhandledRejection(r); err != nil {
+					return err
+				}
+			}
+			if len(rejections) == 0 {
+				break
 			}
 		}
 		return nil
@@ -95,8 +102,7 @@ func (l *loop) enter(f func() error) {
 }
 
 func explained(err error) error {
-	var js *quickjs.Error
-	if errors.As(err, &js) {
+	if js, ok := errors.AsType[*quickjs.Error](err); ok {
 		return fmt.Errorf("%w\n%s", err, js.Stack)
 	}
 	return err
@@ -108,7 +114,7 @@ func (l *loop) run(expression string) (string, error) {
 	var promise *quickjs.Ref
 	defer func() { promise.Free() }()
 	l.enter(func() error {
-		v, err := l.engine.Eval("Promise.resolve("+expression+").then((v) => typeof v === 'string' ? v : JSON.stringify(v) ?? 'undefined')", "expression.js")
+		v, err := l.engine.Eval("Promise.resolve(("+expression+")).then((v) => typeof v === 'string' ? v : JSON.stringify(v) ?? 'undefined')", "expression.js")
 		if err != nil {
 			return err
 		}
@@ -128,6 +134,7 @@ func (l *loop) run(expression string) (string, error) {
 				out, err = v.Text()
 			case quickjs.Rejected:
 				err = l.engine.Caught(v)
+			default:
 			}
 			return nil
 		})

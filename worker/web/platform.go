@@ -119,7 +119,7 @@ func (p *Platform) FireTimer(id int64) error {
 func (p *Platform) NewEvent() error { return p.call(p.js.newEvent) }
 
 // UnhandledRejection tells JavaScript of a promise that was rejected while nothing waits for it: an event on globalThis, and
-// a line in the log unless a listener prevents it.
+// a line in the log unless a listener prevents it. Listeners may leave jobs to be run.
 func (p *Platform) UnhandledRejection(r quickjs.Rejection) error {
 	return p.call(p.js.unhandledRejection, r.Promise, r.Reason)
 }
@@ -286,8 +286,7 @@ func (p *Platform) resolve(id int64, result any) error {
 
 func (p *Platform) reject(id int64, err error) error {
 	name := "TypeError"
-	var js *jsError
-	if errors.As(named(name, err), &js) {
+	if js, ok := errors.AsType[*jsError](err); ok {
 		name = js.name
 	}
 	return p.call(p.js.rejectOperation, quickjs.IntValue(id), p.engine.String(name), p.engine.String(err.Error()))

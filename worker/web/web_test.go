@@ -72,4 +72,3 @@ func (l *loop) nodeModules() {
 		return l.engine.Global().Set("node", all)
 	})
 }
-

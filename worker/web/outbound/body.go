@@ -71,9 +71,8 @@ func (r *replayable) Replay() (io.ReadCloser, error) { return Bytes(r.data), nil
 
 // plain takes off what net/http wraps round an error, which repeats the request's URL with its secrets.
 func plain(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
-		err = u.Err
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		return u.Err
 	}
 	return err
 }

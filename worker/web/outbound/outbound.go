@@ -158,7 +158,7 @@ func (c *Client) do(ctx context.Context, r *Request) (*Response, error) {
 		cancel(fmt.Errorf("no response from %s within %v (setting fetch-head-time)", req.URL.Host, c.cfg.HeadTime))
 	})
 	client := &http.Client{Transport: c.transport, CheckRedirect: checkRedirect(r, req)}
-	resp, err := client.Do(req)
+	resp, err := client.Do(req) //nolint:bodyclose // It is that of the Response, which the caller closes.
 	if !head.Stop() && err == nil {
 		closeBody(resp.Body)
 		err = context.Cause(ctx)

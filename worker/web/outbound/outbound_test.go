@@ -28,6 +28,9 @@ func server(t *testing.T, handler http.HandlerFunc) string {
 	return s.URL
 }
 
+// sayf answers; the client may have gone.
+func sayf(w io.Writer, format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
+
 func client(t *testing.T, cfg outbound.Config) *outbound.Client {
 	t.Helper()
 	c := outbound.New(cfg)
@@ -56,7 +59,7 @@ func get(t *testing.T, c *outbound.Client, r *outbound.Request) (*outbound.Respo
 
 func TestLoopbackIsRefusedUnlessAllowed(t *testing.T) {
 	t.Parallel()
-	url := server(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "inside") })
+	url := server(t, func(w http.ResponseWriter, _ *http.Request) { sayf(w, "inside") })
 	redirecting := strings.Replace(url, "127.0.0.1", "localhost", 1)
 	for _, u := range []string{url, redirecting, strings.Replace(url, "127.0.0.1", "[::ffff:127.0.0.1]", 1), strings.Replace(url, "127.0.0.1", "0.0.0.0", 1)} {
 		_, _, err := get(t, client(t, outbound.Config{}), &outbound.Request{URL: u})
@@ -95,7 +98,7 @@ func TestRedirects(t *testing.T) {
 			http.Redirect(w, r, "/end", http.StatusTemporaryRedirect)
 		default:
 			text, _ := io.ReadAll(r.Body)
-			fmt.Fprintf(w, "%s %s %s", r.Method, text, r.Header.Get("Referer"))
+			sayf(w, "%s %s %s", r.Method, text, r.Header.Get("Referer"))
 		}
 	})
 	c := client(t, outbound.Config{Allow: loopback})
@@ -136,7 +139,7 @@ func TestRedirects(t *testing.T) {
 func TestHeadersOfTheRequest(t *testing.T) {
 	t.Parallel()
 	url := server(t, func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintf(w, "%q %q %q %q %q", r.Host, r.Header["X-A"], r.Header["User-Agent"], r.Header["Connection"], r.Header["Accept-Encoding"])
+		sayf(w, "%q %q %q %q %q", r.Host, r.Header["X-A"], r.Header["User-Agent"], r.Header["Connection"], r.Header["Accept-Encoding"])
 	})
 	c := client(t, outbound.Config{Allow: loopback})
 	_, text, err := get(t, c, &outbound.Request{URL: url, Header: []string{"x-a", "1", "X-A", "2", "Host", "other", "connection", "close", "accept-encoding", "br"}})
@@ -157,7 +160,7 @@ func TestLimits(t *testing.T) {
 		case "/head":
 			w.Header().Set("X-Long", strings.Repeat("x", 200<<10))
 		case "/body":
-			fmt.Fprint(w, strings.Repeat("x", 2000))
+			sayf(w, "%2000s", "x")
 		case "/slow":
 			w.WriteHeader(http.StatusOK)
 			w.(http.Flusher).Flush()
@@ -183,7 +186,7 @@ func TestLimits(t *testing.T) {
 // A request beyond the limit waits for one to end, and its context ends its wait.
 func TestRequestsUnderWayAreBounded(t *testing.T) {
 	t.Parallel()
-	url := server(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "x") })
+	url := server(t, func(w http.ResponseWriter, _ *http.Request) { sayf(w, "x") })
 	c := client(t, outbound.Config{Allow: loopback, InFlightMax: 1})
 	first, err := c.Do(t.Context(), &outbound.Request{Method: http.MethodGet, URL: url, Redirect: outbound.Follow})
 	if err != nil {

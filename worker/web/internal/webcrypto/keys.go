@@ -12,6 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"math/big"
+	"slices"
 )
 
 const (
@@ -198,7 +199,8 @@ func parseRaw(p *Params, in []byte) (any, error) {
 		if x == nil {
 			return nil, failf("DataError", "the compressed point is not on the curve")
 		}
-		return &ecdsa.PublicKey{Curve: curve, X: x, Y: y}, nil
+		size := (curve.Params().BitSize + 7) / 8
+		in = slices.Concat([]byte{4}, x.FillBytes(make([]byte, size)), y.FillBytes(make([]byte, size)))
 	}
 	return ecdsa.ParseUncompressedPublicKey(curve, in)
 }

@@ -26,15 +26,18 @@ func TestVectors(t *testing.T) {
 		want             string
 	}{
 		{
-			"FIPS 180 abc", "digest", `{"hash":"SHA-256"}`, []string{"616263"},
+			"FIPS 180 abc", "digest", `{"hash":"SHA-256"}`,
+			[]string{"616263"},
 			"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
 		},
 		{
-			"RFC 4231 case 2", "hmac", `{"hash":"SHA-256"}`, []string{"4a656665", "7768617420646f2079612077616e7420666f72206e6f7468696e673f"},
+			"RFC 4231 case 2", "hmac", `{"hash":"SHA-256"}`,
+			[]string{"4a656665", "7768617420646f2079612077616e7420666f72206e6f7468696e673f"},
 			"5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843",
 		},
 		{
-			"RFC 6070 case 2", "pbkdf2", `{"hash":"SHA-1","iterations":2,"bits":160}`, []string{"70617373776f7264", "73616c74"},
+			"RFC 6070 case 2", "pbkdf2", `{"hash":"SHA-1","iterations":2,"bits":160}`,
+			[]string{"70617373776f7264", "73616c74"},
 			"ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957",
 		},
 		{
@@ -43,7 +46,8 @@ func TestVectors(t *testing.T) {
 			"3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
 		},
 		{
-			"RFC 3394 4.1", "aes-kw", `{}`, []string{"000102030405060708090a0b0c0d0e0f", "00112233445566778899aabbccddeeff"},
+			"RFC 3394 4.1", "aes-kw", `{}`,
+			[]string{"000102030405060708090a0b0c0d0e0f", "00112233445566778899aabbccddeeff"},
 			"1fa68b0a8112b447aef34bd8fb5a7b829d3e862371d2cfe5",
 		},
 		{
