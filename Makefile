@@ -30,7 +30,7 @@ SEED ?= 0
 chaos: ## containers under load and faults: FOR a time (10m), NODES 3 or 5, SEED to repeat one; table and timeline
 	go run ./test/e2e/chaos -nodes=$(NODES) -for=$(FOR) -seed=$(SEED)
 
-generate: ## generate Go code from the .proto files (needs protoc)
+generate: ## generate Go code from the .proto files, and the JavaScript of workers (needs protoc and npm)
 	scripts/generate
 
 lint: ## golangci-lint with the pinned version (the first build takes minutes)

@@ -38,6 +38,9 @@ var allowed = map[string][]string{
 	"worker/quickjs":      {},
 	"node/system":         {"actor", "proto/holdfast/system/v1"},
 	"worker/bundle":       {},
+	"worker/web":          {"worker/quickjs", "worker/web/outbound", "worker/web/internal/webcrypto"},
+	"worker/web/generate": {},
+	"worker/web/outbound": {},
 	"node":                {"*"},
 	"cmd/node":            {"node", "client", "proto/holdfast/v1", "examples/counter"},
 	"examples/all":        {"actor", "node", "examples/*"},
@@ -45,6 +48,8 @@ var allowed = map[string][]string{
 	"test/e2e":            {"*"},
 	"internal/lint":       {},
 	"internal/logtest":    {},
+
+	"worker/web/internal/webcrypto": {},
 
 	"examples/internal/onenode": {"actor", "node", "client"},
 

@@ -1,0 +1,229 @@
+// Body: what Request and Response share.
+//
+// A body is held in the cheapest form that it came in: text or bytes in memory, a stream of the host's (by
+// number), or a ReadableStream. The streams chunk is loaded only when somebody asks for `.body`, or hands in
+// a stream; text() of a body in memory never touches a stream.
+
+import { Blob, blobBytes, blobOf } from "./blob.js";
+import { fromUTF8, utf8 } from "./encoding.js";
+import { FormData, decodeForm, encodeForm } from "./formdata.js";
+import { chunk, host, loadedChunk } from "./host.js";
+import { bytesOf, idl } from "./idl.js";
+import { operation } from "./ops.js";
+import { URLSearchParams } from "./url.js";
+
+/** What a body is made of. Exactly one of source, hostStream and stream is set, or source and stream. */
+class BodyState {
+  source = null; // string or Uint8Array, which nobody changes
+  hostStream = 0; // number of a stream of the host that is not read yet
+  stream = null; // ReadableStream
+  length = undefined; // bytes, if known
+  used = false;
+  onCancel = undefined; // called when the reader gives up
+
+  get disturbed() {
+    return this.used || (this.stream !== null && chunk("streams").isDisturbed(this.stream));
+  }
+
+  get unusable() {
+    return this.disturbed || (this.stream !== null && this.stream.locked);
+  }
+
+  /** The body as a stream, made at the first call. */
+  open() {
+    if (this.stream === null) {
+      const streams = chunk("streams");
+      if (this.hostStream !== 0) {
+        this.stream = streams.streamOfHost(this.hostStream);
+        this.hostStream = 0;
+      } else {
+        this.stream = streams.streamOfBytes(typeof this.source === "string" ? utf8(this.source) : this.source);
+        // new Response(other.body) goes on with the bytes, and not with the stream.
+        sources.set(this.stream, this.source);
+      }
+      if (this.used) {
+        streams.exhaust(this.stream);
+      }
+    }
+    return this.stream;
+  }
+
+  /** The whole body as a string or bytes; at most once. */
+  async consume() {
+    if (this.unusable) {
+      throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
+    }
+    this.used = true;
+    const { source, hostStream, stream } = this;
+    if (source !== null) {
+      this.source = "";
+      if (stream !== null) {
+        chunk("streams").exhaust(stream);
+      }
+      return source;
+    }
+    if (hostStream !== 0) {
+      return operation((id) => host.readAll(hostStream, id));
+    }
+    return chunk("streams").readAll(stream);
+  }
+
+  /** A second body with the same content. This one goes on in another form when it is a stream. */
+  clone() {
+    if (this.unusable) {
+      throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
+    }
+    const copy = new BodyState();
+    copy.length = this.length;
+    if (this.source !== null) {
+      copy.source = this.source;
+    } else {
+      [this.stream, copy.stream] = chunk("streams").teeBytes(this.open());
+    }
+    return copy;
+  }
+}
+
+// ReadableStream → what it was made of, as long as nobody has read from it.
+const sources = new WeakMap();
+
+/** A body of a stream of the host's. */
+export function hostBody(id, length) {
+  const state = new BodyState();
+  state.hostStream = id;
+  state.length = length;
+  return state;
+}
+
+/** A body of text or bytes that nobody changes any more. */
+export function memoryBody(source) {
+  const state = new BodyState();
+  state.source = source;
+  return state;
+}
+
+/** What a BodyInit is: [state, content type or null]. */
+export function extractBody(init) {
+  if (typeof init === "object" && init !== null) {
+    const bytes = bytesOf(init);
+    if (bytes !== undefined) {
+      return [memoryBody(bytes.slice()), null];
+    }
+    if (init instanceof Blob) {
+      return [memoryBody(blobBytes(init)), init.type === "" ? null : init.type];
+    }
+    if (init instanceof FormData) {
+      const form = encodeForm(init);
+      return [memoryBody(form.bytes), form.type];
+    }
+    if (init instanceof URLSearchParams) {
+      return [memoryBody(init.toString()), "application/x-www-form-urlencoded;charset=UTF-8"];
+    }
+    const streams = loadedChunk("streams");
+    if (streams !== undefined && streams.isStream(init)) {
+      if (init.locked || streams.isDisturbed(init)) {
+        throw new TypeError("This ReadableStream is disturbed (has already been read from), and cannot be used as a body.");
+      }
+      const state = new BodyState();
+      state.stream = init;
+      state.source = sources.get(init) ?? null;
+      state.length = streams.lengthOf(init);
+      return [state, null];
+    }
+    // What can be iterated asynchronously is a body too, as in Node.js and in workerd.
+    if (typeof init[Symbol.asyncIterator] === "function") {
+      return extractBody(chunk("streams").ReadableStream.from(init));
+    }
+  }
+  return [memoryBody(`${init}`.toWellFormed()), "text/plain;charset=UTF-8"];
+}
+
+let stateOf, setState;
+
+export class Body {
+  #state = null;
+
+  static {
+    stateOf = (body) => body.#state;
+    setState = (body, state) => {
+      body.#state = state;
+    };
+  }
+
+  get body() {
+    return this.#state === null ? null : this.#state.open();
+  }
+
+  get bodyUsed() {
+    return this.#state !== null && this.#state.disturbed;
+  }
+
+  async #consume() {
+    return this.#state === null ? "" : this.#state.consume();
+  }
+
+  async #bytes() {
+    const data = await this.#consume();
+    return typeof data === "string" ? utf8(data) : data;
+  }
+
+  async text() {
+    const data = await this.#consume();
+    return typeof data === "string" ? (data.charCodeAt(0) === 0xfeff ? data.slice(1) : data) : fromUTF8(data);
+  }
+
+  async json() {
+    return JSON.parse(await this.text());
+  }
+
+  async bytes() {
+    // The bytes in memory may be those of a Blob, or of a clone.
+    return (await this.#bytes()).slice();
+  }
+
+  async arrayBuffer() {
+    return (await this.#bytes()).slice().buffer;
+  }
+
+  async blob() {
+    return blobOf(await this.#bytes(), this.headers.get("content-type") ?? "");
+  }
+
+  async formData() {
+    return decodeForm(await this.#bytes(), this.headers.get("content-type"));
+  }
+}
+
+idl(Body);
+
+/** The state of a Request's or Response's body; null when it has none. */
+export const bodyState = (body) => stateOf(body);
+export const setBodyState = (body, state) => setState(body, state);
+
+/**
+ * The body as it leaves for the host: {bytes} when it is in memory, {hostStream} when it is one of the host's
+ * own streams that nobody has read from, {stream} otherwise. It counts as used from now on.
+ */
+export function bodyOut(body) {
+  const state = stateOf(body);
+  if (state === null) {
+    return {};
+  }
+  if (state.unusable) {
+    throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
+  }
+  const { source, hostStream, stream, length } = state;
+  if (source !== null) {
+    if (stream !== null) {
+      chunk("streams").exhaust(stream);
+    }
+    state.used = true;
+    state.source = "";
+    return { bytes: typeof source === "string" ? utf8(source) : source };
+  }
+  if (hostStream !== 0) {
+    state.used = true;
+    return { hostStream, length };
+  }
+  return { stream, length };
+}

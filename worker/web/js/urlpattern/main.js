@@ -1,0 +1,3 @@
+// The URLPattern chunk.
+
+export { URLPattern } from "urlpattern-polyfill/urlpattern";
