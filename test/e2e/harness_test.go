@@ -256,8 +256,14 @@ func holdfast(args ...string) (stdout, stderr string, code int) {
 
 func waitFor(t *testing.T, what string, limit time.Duration, cond func() (bool, string)) {
 	t.Helper()
+	waitForEvery(t, 100*time.Millisecond, what, limit, cond)
+}
+
+// waitForEvery looks less often, where looking costs what is being measured.
+func waitForEvery(t *testing.T, every time.Duration, what string, limit time.Duration, cond func() (bool, string)) {
+	t.Helper()
 	deadline := time.After(limit)
-	tick := time.NewTicker(100 * time.Millisecond)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
 		ok, state := cond()

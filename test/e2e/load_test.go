@@ -29,6 +29,15 @@ type load struct {
 	acked   atomic.Int64
 	failed  sync.Map // reason to count: calls that failed for longer than their retry
 	unknown atomic.Int64
+
+	mu      sync.Mutex
+	answers []answer // of the callers, in order
+}
+
+// answer is when a call was acknowledged, and how long after it was due.
+type answer struct {
+	at   time.Time
+	took time.Duration
 }
 
 type loadObject struct {
@@ -63,10 +72,21 @@ func (l *load) run(callers int) {
 		l.wg.Go(func() {
 			rng := rand.New(rand.NewPCG(uint64(caller), 7))
 			for !l.stop.Load() {
-				l.increment(rng, rng.IntN(len(l.objects)))
+				l.timed(rng, rng.IntN(len(l.objects)), time.Now())
 			}
 		})
 	}
+}
+
+// timed calls an object by a call that was due at a time, and notes the answer.
+func (l *load) timed(rng *rand.Rand, i int, due time.Time) {
+	if !l.increment(rng, i) {
+		return
+	}
+	now := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.answers = append(l.answers, answer{at: now, took: now.Sub(due)})
 }
 
 // waitAcked waits until so many more calls are acknowledged.
@@ -85,8 +105,8 @@ func (l *load) finish() {
 }
 
 // increment calls once, and again through another node while the call certainly did not run, for
-// at most ten seconds.
-func (l *load) increment(rng *rand.Rand, i int) {
+// at most ten seconds. It says whether the call was acknowledged.
+func (l *load) increment(rng *rand.Rand, i int) bool {
 	o := &l.objects[i]
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -98,7 +118,7 @@ func (l *load) increment(rng *rand.Rand, i int) {
 		if err == nil {
 			o.answered(resp.GetValue(), began)
 			l.acked.Add(1)
-			return
+			return true
 		}
 		switch status.Code(err) {
 		case codes.Unavailable:
@@ -108,7 +128,7 @@ func (l *load) increment(rng *rand.Rand, i int) {
 			}
 			if ctx.Err() != nil {
 				l.fail(err)
-				return
+				return false
 			}
 			select {
 			case <-time.After(5 * time.Millisecond):
@@ -122,7 +142,7 @@ func (l *load) increment(rng *rand.Rand, i int) {
 			o.mayHaveRun()
 			l.fail(err)
 		}
-		return
+		return false
 	}
 }
 

@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,50 +14,110 @@ import (
 	"github.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1"
 )
 
-var rebuildMiB = flag.Int("rebuild-mib", 0, "how many mebibytes of objects TestRebuild writes before a node of five is lost for good; 16 without, and 1024 is what it was made for")
+var (
+	rebuildMiB  = flag.Int("rebuild-mib", 16, "how many mebibytes of objects TestRebuild writes before a node of five is lost for good; 1024 is what it was made for")
+	rebuildRate = flag.Int("rebuild-rate", 0, "how many calls a second TestRebuild makes, whatever becomes of them; 0: 16 callers, each as fast as it is answered")
+)
 
 // TestRebuild: a cluster of five loses one node for good. By itself it brings every shard back to three
-// replicas on the others, while calls go on, and nothing is lost. It says how long that took and what was
-// left of the throughput; with its flag it does so with much to copy.
+// replicas on the others, within ten minutes, while calls go on, and nothing is lost. It says how long that
+// took and what was left of the throughput; with its flags it does so with much to copy.
 func TestRebuild(t *testing.T) {
-	mib := *rebuildMiB
-	if mib == 0 {
-		mib = 16
-	}
-	nodes := startNodes(t, prepareNodes(t, testnode, 5, "--ring-dead-after", "5s"))
-	waitSpread(t, nodes[0], 5)
-	waitVoters(t, nodes[0], []string{"n1", "n2", "n3", "n4", "n5"})
-	fill(t, nodes, mib)
+	const givenUpAfter = 5 * time.Second
+	nodes := startNodes(t, prepareNodes(t, testnode, 5, "--ring-dead-after", givenUpAfter.String()))
+	fill(t, nodes, *rebuildMiB)
 
 	survivors, lost := nodes[:4], nodes[4]
 	l := newLoad(t, survivors, 300)
-	l.run(16)
-	l.waitAcked(1000)
-	rate := func() func() float64 {
-		began, acked := time.Now(), l.acked.Load()
-		return func() float64 { return float64(l.acked.Load()-acked) / time.Since(began).Seconds() }
+	if *rebuildRate > 0 {
+		l.offer(*rebuildRate)
+	} else {
+		l.run(16)
 	}
-	calm := rate()
-	l.waitAcked(int64(mib) * 50) // The more there is to copy, the longer.
-	before := calm()
+	l.waitAcked(1000)
+	calm := time.Now()
+	<-time.After(time.Second + min(29*time.Second, time.Duration(*rebuildMiB)*30*time.Millisecond))
 	fault, said := time.Now(), survivors[0].logged()
 	lost.kill()
 	waitFor(t, "the lost node to leave the ring", 30*time.Second, func() (bool, string) {
 		return survivors[0].saidSince(said, "msg=ring members="), "it is there"
 	})
-	during := rate()
+	left := time.Now()
 	waitVoters(t, survivors[0], []string{"n1", "n2", "n3", "n4"})
-	t.Logf("%d MiB of objects: every shard has three replicas again %s after the loss, %s of them for the node to be given up; meanwhile %.0f%% of the throughput (%.0f of %.0f calls a second)",
-		mib, time.Since(fault).Round(100*time.Millisecond), 5*time.Second, 100*during()/before, during(), before)
+	whole := time.Now()
 	l.waitAcked(500)
 	l.finish()
+	t.Logf("%d MiB of objects: every shard has three replicas again %s after the loss, %s of them for the node to be given up",
+		*rebuildMiB, whole.Sub(fault).Round(100*time.Millisecond), left.Sub(fault).Round(100*time.Millisecond))
+	before := l.between(calm, fault)
+	for what, p := range map[string]pace{"from the loss until it is given up": l.between(fault, left), "while shards are copied": l.between(left, whole), "both": l.between(fault, whole)} {
+		t.Logf("%s: %.0f%% of the calls of before: %s, after %s", what, 100*p.rate/before.rate, p, before)
+	}
 	l.check()
+	checkFilled(t, survivors, *rebuildMiB)
+}
+
+// pace is what callers got for a while.
+type pace struct {
+	rate         float64       // acknowledged calls a second
+	worst        int           // in the worst whole second
+	median, slow time.Duration // of their answers; slow is the 99th percentile
+}
+
+func (p pace) String() string {
+	return fmt.Sprintf("%.0f a second, %d in the worst one, answered in %s, 1%% in more than %s", p.rate, p.worst, p.median.Round(100*time.Microsecond), p.slow.Round(time.Millisecond))
+}
+
+// between is the pace from one time to another.
+func (l *load) between(from, to time.Time) pace {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	seconds := make([]int, int(to.Sub(from)/time.Second)+1)
+	var took []time.Duration
+	for _, a := range l.answers {
+		if a.at.After(from) && !a.at.After(to) {
+			seconds[a.at.Sub(from)/time.Second]++
+			took = append(took, a.took)
+		}
+	}
+	p := pace{rate: float64(len(took)) / to.Sub(from).Seconds()}
+	if len(seconds) > 1 {
+		p.worst = slices.Min(seconds[:len(seconds)-1])
+	}
+	if len(took) > 0 {
+		slices.Sort(took)
+		p.median, p.slow = took[len(took)/2], took[len(took)*99/100]
+	}
+	return p
+}
+
+// offer makes so many calls a second until finish, however long they take, but for what would be more than
+// offeredAtOnce at the same time: those are late, and late they are made.
+func (l *load) offer(perSecond int) {
+	const offeredAtOnce = 1000
+	slots := make(chan struct{}, offeredAtOnce)
+	l.wg.Go(func() {
+		rng := rand.New(rand.NewPCG(1, 7))
+		began := time.Now()
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for made := 0; !l.stop.Load(); <-tick.C {
+			for ; made < int(time.Since(began).Seconds()*float64(perSecond)) && !l.stop.Load(); made++ {
+				slots <- struct{}{}
+				object, seed, due := rng.IntN(len(l.objects)), rng.Uint64(), began.Add(time.Duration(made)*time.Second/time.Duration(perSecond))
+				l.wg.Go(func() {
+					l.timed(rand.New(rand.NewPCG(seed, 7)), object, due)
+					<-slots
+				})
+			}
+		}
+	})
 }
 
 // waitVoters waits until every shard has three voters among the nodes, and nothing moves.
 func waitVoters(t *testing.T, through *process, names []string) {
 	t.Helper()
-	waitFor(t, "three voters of every shard", 10*time.Minute, func() (bool, string) {
+	waitForEvery(t, time.Second, "three voters of every shard", 10*time.Minute, func() (bool, string) {
 		s, err := through.status()
 		if err != nil {
 			return false, err.Error()
@@ -72,27 +133,67 @@ func waitVoters(t *testing.T, through *process, names []string) {
 	})
 }
 
+const (
+	filledEntryBytes = 32 << 10
+	filledEntries    = 1 << 20 / filledEntryBytes
+)
+
+func filledName(n int) string { return fmt.Sprintf("mass-%d", n) }
+
+// filledText is what each entry has: nothing that could be compressed to nothing.
+func filledText() string {
+	text := make([]byte, filledEntryBytes/2)
+	rng := rand.NewChaCha8([32]byte{})
+	_, _ = rng.Read(text)
+	return fmt.Sprintf("%x", text)
+}
+
 // fill writes so much, in objects of a mebibyte.
 func fill(t *testing.T, nodes []*process, mib int) {
 	t.Helper()
-	const entry = 32 << 10
-	text := make([]byte, entry/2)
-	rng := rand.NewChaCha8([32]byte{})
-	_, _ = rng.Read(text)
-	random := fmt.Sprintf("%x", text) // Nothing that could be compressed to nothing.
+	text := filledText()
+	began := time.Now()
+	eachFilled(t, nodes, mib, func(ctx context.Context, feed classesv1.FeedClient) error {
+		for range filledEntries {
+			if _, err := feed.Post(ctx, &classesv1.PostRequest{Text: text}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	t.Logf("%d MiB written in %s", mib, time.Since(began).Round(time.Second))
+}
+
+// checkFilled reads the last entry of each object, which is what was written.
+func checkFilled(t *testing.T, nodes []*process, mib int) {
+	t.Helper()
+	text := filledText()
+	eachFilled(t, nodes, mib, func(ctx context.Context, feed classesv1.FeedClient) error {
+		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		stream, err := feed.Follow(ctx, &classesv1.FollowRequest{After: filledEntries - 1})
+		if err != nil {
+			return err
+		}
+		entry, err := stream.Recv()
+		if err == nil && (entry.GetNumber() != filledEntries || entry.GetText() != text) {
+			err = fmt.Errorf("the last entry is %d, of %d bytes", entry.GetNumber(), len(entry.GetText()))
+		}
+		return err
+	})
+}
+
+// eachFilled does something with each of the objects, with eight at a time.
+func eachFilled(t *testing.T, nodes []*process, mib int, do func(context.Context, classesv1.FeedClient) error) {
+	t.Helper()
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	began := time.Now()
 	for i := range 8 {
 		feed := classesv1.NewFeedClient(nodes[i%len(nodes)].conn())
 		wg.Go(func() {
 			for n := next.Add(1); int(n) <= mib && !t.Failed(); n = next.Add(1) {
-				ctx := named(t, fmt.Sprintf("mass-%d", n))
-				for range 1 << 20 / entry {
-					if _, err := feed.Post(ctx, &classesv1.PostRequest{Text: random}); err != nil {
-						t.Errorf("object %d: %v", n, err)
-						return
-					}
+				if err := do(named(t, filledName(int(n))), feed); err != nil {
+					t.Errorf("%s: %v", filledName(int(n)), err)
 				}
 			}
 		})
@@ -101,5 +202,4 @@ func fill(t *testing.T, nodes []*process, mib int) {
 	if t.Failed() {
 		t.FailNow()
 	}
-	t.Logf("%d MiB written in %s", mib, time.Since(began).Round(time.Second))
 }
