@@ -15,9 +15,6 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// nestedMax is how deep a value may be, in JSON as in CBOR.
-const nestedMax = 256
-
 // safeIntegerMax is the largest integer up to which each is a number of JSON's readers.
 const safeIntegerMax = 1<<53 - 1
 
@@ -50,8 +47,8 @@ func FromJSON(text []byte) ([]byte, error) {
 
 // appendJSON appends the decoder's next value.
 func appendJSON(dst []byte, d *json.Decoder, depth int) ([]byte, error) {
-	if depth > nestedMax {
-		return nil, fmt.Errorf("JSON: nested at most %d deep", nestedMax)
+	if depth > DepthMax {
+		return nil, fmt.Errorf("JSON: nested at most %d deep", DepthMax)
 	}
 	token, err := d.Token()
 	if err != nil {
@@ -155,6 +152,8 @@ func ToJSON(item []byte) ([]byte, error) {
 // jsonWriter writes the JSON of an item that is well-formed.
 type jsonWriter struct {
 	in, out []byte
+	shared  [][]byte // what may be referred to, by number; nil while it is being written
+	again   int      // in how many references this is: there, what may be referred to has its number already
 }
 
 // indefinite is the length of what a break ends.
@@ -270,11 +269,57 @@ func (w *jsonWriter) pair() error {
 	return w.item()
 }
 
-// CBOR's own tags of large integers.
+// Tags that are not ours.
 const (
 	tagBigUint     = 2
 	tagBigNegative = 3
+	tagShareable   = 28  // what references refer to, by their order
+	tagShared      = 29  // a reference
+	tagWTF8        = 273 // a string with half a surrogate pair
 )
+
+// referencesMax is up to which length of the JSON references are written as what they refer to: a few bytes can refer to
+// very much.
+const referencesMax = 32 << 20
+
+// againMax is how deep references are followed.
+const againMax = 64
+
+// shareable writes what may be referred to.
+func (w *jsonWriter) shareable() error {
+	if w.again > 0 {
+		return w.item()
+	}
+	n := len(w.shared)
+	w.shared = append(w.shared, nil) // until its end, a reference to it is one to itself
+	start := w.in
+	if err := w.item(); err != nil {
+		return err
+	}
+	w.shared[n] = start
+	return nil
+}
+
+// reference writes what is referred to once more, and null in the place of what is around it.
+func (w *jsonWriter) reference() error {
+	n, rest := w.in[0], jsonWriter{in: w.in}
+	if err := rest.item(); err != nil {
+		return err
+	}
+	number, err := strconv.Atoi(string(rest.out))
+	w.in = rest.in
+	if n&0xe0 != majorUint || err != nil || number >= len(w.shared) || w.shared[number] == nil || len(w.out) > referencesMax || w.again > againMax {
+		w.out = append(w.out, "null"...)
+		return nil
+	}
+	again := w.shared[number]
+	w.shared[number] = nil
+	inner := jsonWriter{in: again, out: w.out, shared: w.shared, again: w.again + 1}
+	err = inner.item()
+	w.shared[number] = again
+	w.out = inner.out
+	return err
+}
 
 func (w *jsonWriter) tagged(tag uint64) error {
 	if isBytes := w.in[0]&0xe0 == majorBytes; isBytes && (tag == tagBigUint || tag == tagBigNegative) {
@@ -286,13 +331,16 @@ func (w *jsonWriter) tagged(tag uint64) error {
 		w.out = append(w.out, i.String()...)
 		return nil
 	}
-	if tag == TagUndefined {
-		skip := jsonWriter{in: w.in}
-		if err := skip.item(); err != nil {
-			return err
+	switch tag {
+	case tagShareable:
+		return w.shareable()
+	case tagShared:
+		return w.reference()
+	case tagWTF8:
+		if w.in[0]&0xe0 == majorBytes {
+			_, n, _ := w.head()
+			return w.string(w.text(n))
 		}
-		w.in, w.out = skip.in, append(w.out, "null"...)
-		return nil
 	}
 	return w.item()
 }

@@ -42,7 +42,7 @@ func TestFromJSON(t *testing.T) {
 			t.Errorf("%s back is %s, %v", c.json, back, err)
 		}
 	}
-	for _, bad := range []string{``, `{`, `[1,`, `1 2`, `{"a"}`, `nul`, `{"a":1]`, strings.Repeat("[", 300) + strings.Repeat("]", 300)} {
+	for _, bad := range []string{``, `{`, `[1,`, `1 2`, `{"a"}`, `nul`, `{"a":1]`, strings.Repeat("[", value.DepthMax+2) + strings.Repeat("]", value.DepthMax+2)} {
 		if item, err := value.FromJSON([]byte(bad)); err == nil {
 			t.Errorf("%.40s was taken as %x", bad, item)
 		}
@@ -78,8 +78,6 @@ func TestToJSON(t *testing.T) {
 		{math.Inf(-1), `null`},
 		{float32(0.5), `0.5`},
 		{map[int]string{-1: "x"}, `{"-1":"x"}`},
-		{cbor.Tag{Number: value.TagUndefined, Content: nil}, `null`},
-		{[]any{cbor.Tag{Number: value.TagUndefined, Content: "x"}, 1}, `[null,1]`},
 		{cbor.Tag{Number: value.TagDate, Content: 5}, `5`},
 		{wrapperspb.String("x"), `["google.protobuf.StringValue","CgF4"]`},
 		{"<>", `"\u003c\u003e"`},
@@ -101,11 +99,29 @@ func TestToJSON(t *testing.T) {
 		"7f61616162ff":           `"ab"`,
 		"5f41014102ff":           `"AQI="`,
 		"c249010000000000000000": `18446744073709551616`,
+		"82f701":                 `[null,1]`,
+		"d9011143eda080":         `"\ufffd\ufffd\ufffd"`,
+		// References: to what was before, to what is around them, to nothing, in what is referred to.
+		"82d81ca1616101d81d00":       `[{"a":1},{"a":1}]`,
+		"d81c8101":                   `[1]`,
+		"d81c81d81d00":               `[null]`,
+		"83d81c81d81c80d81d01d81d00": `[[[]],[],[[]]]`,
+		"82d81c81d81d00d81d00":       `[[null],[null]]`,
+		"81d81d05":                   `[null]`,
+		"81d81d40":                   `[null]`,
 	} {
 		item, _ := hex.DecodeString(in)
 		if got, err := value.ToJSON(item); err != nil || string(got) != want {
 			t.Errorf("%s is %s, %v; want %s", in, got, err, want)
 		}
+	}
+	// A few bytes may refer to more than there is memory for.
+	bomb := []byte{0x98, 100, 0xd8, 0x1c, 0x80}
+	for i := range byte(99) {
+		bomb = append(bomb, 0xd8, 0x1c, 0x82, 0xd8, 0x1d, 0x18, i, 0xd8, 0x1d, 0x18, i)
+	}
+	if got, err := value.ToJSON(bomb); err != nil || len(got) > 64<<20 {
+		t.Errorf("a bomb becomes %d bytes, %v", len(got), err)
 	}
 	if _, err := value.ToJSON([]byte{0x82, 1}); err == nil {
 		t.Error("what is cut off was taken")

@@ -15,25 +15,30 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Tags of stored values, from CBOR's first-come range. They are on disks: never reuse one. All but
-// TagProto are reserved until TypeScript classes write them.
+// Tags of stored values, from CBOR's first-come range. They are on disks: never reuse one. JavaScript's are written by
+// worker/clone. 40601 and 40609 were set aside and never written.
 const (
-	TagProto      = 40600 // [full name, bytes]
-	TagUndefined  = 40601
-	TagDate       = 40602
-	TagRegExp     = 40603
-	TagMap        = 40604
-	TagSet        = 40605
-	TagError      = 40606
-	TagTypedArray = 40607
-	TagHole       = 40608
-	TagReference  = 40609
+	TagProto       = 40600 // [full name, bytes]
+	TagDate        = 40602 // milliseconds, of a Date that no time.Time can be
+	TagRegExp      = 40603 // [source, flags]
+	TagMap         = 40604 // [key, value, key, value, …]
+	TagSet         = 40605 // [element, …]
+	TagError       = 40606 // {name, message, stack, cause, props}
+	TagView        = 40607 // [class, buffer, offset, length], on a buffer that is used elsewhere too
+	TagSparse      = 40608 // [length, {index or name: value}], of an array with holes or properties
+	TagArrayBuffer = 40610 // bytes
+	TagDataView    = 40611 // bytes
+	TagBoxed       = 40612 // the primitive in an object
+	TagReplaced    = 40613 // what stands for something that a value can't have: never on disks
 )
+
+// DepthMax is how deep a value may be nested.
+const DepthMax = 4096
 
 // The modes are fixed: what is stored must not depend on who stored it.
 var (
 	encMode = mustEnc(cbor.EncOptions{Sort: cbor.SortNone, ShortestFloat: cbor.ShortestFloatNone, Time: cbor.TimeRFC3339Nano, TimeTag: cbor.EncTagRequired})
-	decMode = mustDec(cbor.DecOptions{MaxNestedLevels: nestedMax, MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24, DefaultMapType: reflect.TypeFor[map[string]any]()})
+	decMode = mustDec(cbor.DecOptions{MaxNestedLevels: DepthMax, MaxArrayElements: 1 << 24, MaxMapPairs: 1 << 24, DefaultMapType: reflect.TypeFor[map[string]any]()})
 )
 
 func mustEnc(o cbor.EncOptions) cbor.EncMode {

@@ -77,13 +77,13 @@ func TestEncodingsNeverChange(t *testing.T) {
 
 func TestTagsNeverChange(t *testing.T) {
 	t.Parallel()
-	got := []int{
-		value.TagProto, value.TagUndefined, value.TagDate, value.TagRegExp, value.TagMap,
-		value.TagSet, value.TagError, value.TagTypedArray, value.TagHole, value.TagReference,
-	}
-	for i, tag := range got {
-		if tag != 40600+i {
-			t.Errorf("tag number %d: got %d, want %d", i, tag, 40600+i)
+	for want, tag := range map[int]int{
+		40600: value.TagProto, 40602: value.TagDate, 40603: value.TagRegExp, 40604: value.TagMap, 40605: value.TagSet,
+		40606: value.TagError, 40607: value.TagView, 40608: value.TagSparse, 40610: value.TagArrayBuffer,
+		40611: value.TagDataView, 40612: value.TagBoxed, 40613: value.TagReplaced,
+	} {
+		if tag != want {
+			t.Errorf("a tag is %d and was %d", tag, want)
 		}
 	}
 }
@@ -312,11 +312,11 @@ func nest(depth int) []byte { return append(bytes.Repeat([]byte{0x81}, depth), 0
 func TestDecodeHasLimits(t *testing.T) {
 	t.Parallel()
 	var got any
-	if err := value.Decode(nest(256), &got); err != nil {
-		t.Errorf("256 levels: %v", err)
+	if err := value.Decode(nest(value.DepthMax), &got); err != nil {
+		t.Errorf("as deep as may be: %v", err)
 	}
 	for name, raw := range map[string][]byte{
-		"257 levels":      nest(257),
+		"a level more":    nest(value.DepthMax + 1),
 		"a million":       nest(1 << 20),
 		"a vast array":    {0x9b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
 		"a large array":   {0x9a, 0x00, 0xff, 0xff, 0xff, 0x01},

@@ -63,14 +63,14 @@ func tooLarge(size, limit int) error {
 
 // Major types of CBOR.
 const (
-	majorUint  = 0
+	majorUint   = 0
 	majorNegint = 1
-	majorBytes = 2
-	majorText  = 3
-	majorArray = 4
-	majorMap   = 5
-	majorTag   = 6
-	majorOther = 7
+	majorBytes  = 2
+	majorText   = 3
+	majorArray  = 4
+	majorMap    = 5
+	majorTag    = 6
+	majorOther  = 7
 )
 
 // First bytes that stand for themselves.
@@ -123,3 +123,15 @@ const (
 	protoType  = "@type"
 	protoValue = "value"
 )
+
+// The members of an encoded error.
+const (
+	keyName    = "name"
+	keyMessage = "message"
+	keyStack   = "stack"
+	keyCause   = "cause"
+	keyProps   = "props"
+)
+
+// errorNames are the classes of errors that are kept; any other becomes the first.
+var errorNames = []string{"Error", "EvalError", "RangeError", "ReferenceError", "SyntaxError", "TypeError", "URIError"}

@@ -216,7 +216,7 @@ func (e *Engine) View(class Class, buffer Value, offset, length int) (Value, err
 	if class < ClassUint8Clamped || class > ClassFloat64 {
 		return Value{}, typeError("class %d is not one of typed arrays", class)
 	}
-	args, done, err := e.arguments([]Value{buffer, IntValue(int64(offset)), IntValue(int64(length / class.elementSize()))})
+	args, done, err := e.arguments([]Value{buffer, IntValue(int64(offset)), IntValue(int64(length / class.ElementSize()))})
 	if err != nil {
 		return Value{}, err
 	}
@@ -224,8 +224,8 @@ func (e *Engine) View(class Class, buffer Value, offset, length int) (Value, err
 	return e.result(lib.XJS_NewTypedArray(e.tls, e.ctx, 3, args, int32(class-ClassUint8Clamped))) //nolint:gosec // It is small.
 }
 
-// elementSize is the size of an element of a typed array, in bytes.
-func (c Class) elementSize() int {
+// ElementSize is the size of an element of a typed array, in bytes.
+func (c Class) ElementSize() int {
 	switch c {
 	case ClassInt16, ClassUint16, ClassFloat16:
 		return 2
@@ -262,7 +262,7 @@ func (v Value) Peek() ([]byte, error) {
 		return buffer, err
 	case class >= ClassUint8Clamped && class <= ClassFloat64:
 		array := (*fastArray)(unsafe.Pointer(&obj.Fu))
-		return bytesAt(array.data, int(array.count)*class.elementSize()), nil
+		return bytesAt(array.data, int(array.count)*class.ElementSize()), nil
 	case class == ClassDataView:
 		return peekDataView(obj)
 	default:

@@ -70,17 +70,17 @@ var errorNames = [...]string{"Error", "TypeError", "RangeError", "SyntaxError", 
 
 // intrinsics are what the engine has from the start, before scripts change it.
 type intrinsics struct {
-	errors                            map[string]lib.TJSValue
-	bigint, bigintText, asIntN        lib.TJSValue
-	dataView, object                  lib.TJSValue
-	newMap, mapSet, newSet, setAdd    lib.TJSValue
-	regexp, regexpSource, regexpFlags lib.TJSValue
+	errors                         map[string]lib.TJSValue
+	bigint, bigintText, asIntN     lib.TJSValue
+	dataView, object               lib.TJSValue
+	newMap, mapSet, newSet, setAdd lib.TJSValue
+	regexp, regexpSource           lib.TJSValue
 }
 
 func (in *intrinsics) all() []*lib.TJSValue {
 	return []*lib.TJSValue{
 		&in.bigint, &in.bigintText, &in.asIntN, &in.dataView, &in.object, &in.newMap, &in.mapSet, &in.newSet, &in.setAdd,
-		&in.regexp, &in.regexpSource, &in.regexpFlags,
+		&in.regexp, &in.regexpSource,
 	}
 }
 
@@ -103,7 +103,6 @@ func (e *Engine) findIntrinsics() error {
 	in.setAdd = e.getRaw(e.classProto(ClassSet), "add")
 	in.regexp = e.getRaw(global, "RegExp")
 	in.regexpSource = e.getter(e.classProto(ClassRegExp), "source")
-	in.regexpFlags = e.getter(e.classProto(ClassRegExp), "flags")
 	for _, v := range in.all() {
 		if !counted(*v) {
 			return ErrOutOfMemory
@@ -303,6 +302,15 @@ func (e *Engine) throwUncatchable() lib.TJSValue {
 	lib.XJS_Throw(e.tls, e.ctx, rawNull)
 	lib.XJS_SetUncatchableException(e.tls, e.ctx, 1)
 	return rawException
+}
+
+// NewError makes an error of one of the standard classes, or of Error, without a message. Its stack is that of now.
+func (e *Engine) NewError(name string) Value {
+	class, ok := e.intrinsics.errors[name]
+	if !ok {
+		class = e.intrinsics.errors["Error"]
+	}
+	return e.build(class)
 }
 
 // Exception makes of a Go error the value that a host function would throw for it. What came from JavaScript stays what

@@ -218,6 +218,20 @@ func (v Value) Define(name string, to Value, attributes Attributes) error {
 	return err
 }
 
+// DefineAt makes element i of v's own, past setters.
+func (v Value) DefineAt(i uint32, to Value) error {
+	e, obj, err := v.use()
+	if err != nil {
+		return err
+	}
+	raw, err := e.raw(to)
+	if err != nil {
+		return err
+	}
+	_, err = e.outcome(lib.XJS_DefinePropertyValueUint32(e.tls, e.ctx, obj, i, dup(raw), lib.MJS_PROP_C_W_E|lib.MJS_PROP_THROW))
+	return err
+}
+
 // Has says whether v has the property, itself or by its prototypes.
 func (v Value) Has(name string) (bool, error) {
 	e, obj, err := v.use()
@@ -266,48 +280,48 @@ func (v Value) Delete(name string) error {
 
 // Keys are the names of v's own enumerable properties, in the order of Object.keys.
 func (v Value) Keys() ([]string, error) {
-	var out []string
-	err := v.ownKeys(lib.MJS_GPN_STRING_MASK|lib.MJS_GPN_ENUM_ONLY, func(e *Engine, atom lib.TJSAtom) error {
-		name, err := e.result(lib.XJS_AtomToString(e.tls, e.ctx, atom))
-		if err != nil {
-			return err
-		}
-		s, err := name.Text()
-		out = append(out, s)
-		return err
-	})
-	return out, err
+	return v.namesOf(lib.MJS_GPN_STRING_MASK | lib.MJS_GPN_ENUM_ONLY)
 }
 
 // OwnNames are the names of all of v's own properties that are strings, enumerable or not.
 func (v Value) OwnNames() ([]string, error) {
-	var out []string
-	err := v.ownKeys(lib.MJS_GPN_STRING_MASK, func(e *Engine, atom lib.TJSAtom) error {
-		name, err := e.result(lib.XJS_AtomToString(e.tls, e.ctx, atom))
-		if err != nil {
-			return err
-		}
-		s, err := name.Text()
-		out = append(out, s)
+	return v.namesOf(lib.MJS_GPN_STRING_MASK)
+}
+
+func (v Value) namesOf(flags int32) (out []string, err error) {
+	err = v.ownKeys(flags, func(n int) error {
+		out = make([]string, 0, n)
+		return nil
+	}, func(e *Engine, atom lib.TJSAtom) error {
+		name, err := e.atomText(atom)
+		out = append(out, name)
 		return err
 	})
 	return out, err
 }
 
-// ownKeys calls visit with the names of v's own properties.
-func (v Value) ownKeys(flags int32, visit func(e *Engine, atom lib.TJSAtom) error) error {
+// ownKeys calls count with the number of v's own properties, and visit with each of their names.
+func (v Value) ownKeys(flags int32, count func(n int) error, visit func(e *Engine, atom lib.TJSAtom) error) error {
 	e, obj, err := v.use()
 	if err != nil {
 		return err
 	}
 	const size = 16
 	out := e.tls.Alloc(size)
-	defer e.tls.Free(size)
-	if lib.XJS_GetOwnPropertyNames(e.tls, e.ctx, out, out+8, obj, flags) < 0 {
+	bad := lib.XJS_GetOwnPropertyNames(e.tls, e.ctx, out, out+8, obj, flags) < 0
+	tab, n := *at[uintptr](out), *at[uint32](out + 8)
+	e.tls.Free(size)
+	if bad {
 		return e.exception()
 	}
-	tab, n := *at[uintptr](out), *at[uint32](out + 8)
-	defer func() { lib.XJS_FreePropertyEnum(e.tls, e.ctx, tab, n) }()
+	defer func() {
+		if !e.lost {
+			lib.XJS_FreePropertyEnum(e.tls, e.ctx, tab, n)
+		}
+	}()
+	if err := count(int(n)); err != nil {
+		return err
+	}
 	for i := range uintptr(n) {
 		if err := visit(e, at[lib.TJSPropertyEnum](tab+i*unsafe.Sizeof(lib.TJSPropertyEnum{})).Fatom); err != nil {
 			return err

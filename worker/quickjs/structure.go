@@ -43,35 +43,49 @@ func (v Value) Elements() (length int, dense bool, err error) {
 	return length, dense, nil
 }
 
-// Each calls f with each of v's own enumerable properties whose name is a string, in the order of Object.keys, and reads
-// it, which may run getters. What is no object is valid in f alone.
-func (v Value) Each(f func(key string, value Value) error) error {
-	return v.ownKeys(lib.MJS_GPN_STRING_MASK|lib.MJS_GPN_ENUM_ONLY, func(e *Engine, atom lib.TJSAtom) error {
+// Each calls count with the number of v's own enumerable properties whose name is a string, and then f with each, in the
+// order of Object.keys. It reads them, which may run getters; what is gone by then is undefined. A value that is no
+// object is valid in f alone.
+func (v Value) Each(count func(n int) error, f func(key string, value Value) error) error {
+	return v.ownKeys(lib.MJS_GPN_STRING_MASK|lib.MJS_GPN_ENUM_ONLY, count, func(e *Engine, atom lib.TJSAtom) error {
+		key, err := e.atomText(atom)
+		if err != nil {
+			return err
+		}
 		obj, err := e.raw(v)
 		if err != nil {
 			return err
 		}
-		prop := lib.XGetProperty(e.tls, e.ctx, obj, atom)
-		if isException(prop) {
-			return e.exception()
-		}
-		if tagOf(prop) == lib.EJS_TAG_OBJECT {
-			value := e.own(prop)
-			key, err := e.atomText(atom)
-			if err != nil {
-				return err
-			}
-			return f(key, value)
-		}
-		e.openScope()
-		value := e.own(prop)
-		key, err := e.atomText(atom)
-		if err == nil {
-			err = f(key, value)
-		}
-		e.closeScope()
-		return err
+		return e.visit(lib.XGetProperty(e.tls, e.ctx, obj, atom), func(value Value) error { return f(key, value) })
 	})
+}
+
+// EachElement calls f with the first n elements of v, as Each does.
+func (v Value) EachElement(n int, f func(value Value) error) error {
+	for i := range n {
+		e, obj, err := v.use()
+		if err != nil {
+			return err
+		}
+		if err := e.visit(lib.XJS_GetPropertyUint32(e.tls, e.ctx, obj, uint32(i)), f); err != nil { //nolint:gosec // Lengths of arrays are.
+			return err
+		}
+	}
+	return nil
+}
+
+// visit calls f with v. An object lives as long as the innermost scope, and anything else for the call.
+func (e *Engine) visit(v lib.TJSValue, f func(Value) error) error {
+	switch {
+	case isException(v):
+		return e.exception()
+	case !counted(v) || tagOf(v) == lib.EJS_TAG_OBJECT:
+		return f(e.own(v))
+	}
+	e.openScope()
+	err := f(e.own(v))
+	e.closeScope()
+	return err
 }
 
 // atomText is the name that an atom stands for.
@@ -196,17 +210,24 @@ func (v Value) RegExp() (source, flags string, err error) {
 	if err != nil {
 		return "", "", err
 	}
-	var out [2]string
-	for i, getter := range []lib.TJSValue{e.intrinsics.regexpSource, e.intrinsics.regexpFlags} {
-		text, err := e.borrow(getter).Call(v)
-		if err != nil {
-			return "", "", err
-		}
-		if out[i], err = text.Text(); err != nil {
-			return "", "", err
+	text, err := e.borrow(e.intrinsics.regexpSource).Call(v)
+	if err != nil {
+		return "", "", err
+	}
+	if source, err = text.Text(); err != nil {
+		return "", "", err
+	}
+	code := (*lib.TJSRegExp)(unsafe.Pointer(&v.object().Fu)).Fbytecode + unsafe.Sizeof(lib.TJSString{})
+	set := lib.Xlre_get_flags(e.tls, code)
+	for i, flag := range []int32{
+		lib.MLRE_FLAG_INDICES, lib.MLRE_FLAG_GLOBAL, lib.MLRE_FLAG_IGNORECASE, lib.MLRE_FLAG_MULTILINE, lib.MLRE_FLAG_DOTALL,
+		lib.MLRE_FLAG_UNICODE, lib.MLRE_FLAG_UNICODE_SETS, lib.MLRE_FLAG_STICKY,
+	} {
+		if set&flag != 0 {
+			flags += "dgimsuvy"[i : i+1]
 		}
 	}
-	return out[0], out[1], nil
+	return source, flags, nil
 }
 
 // Buffer returns the ArrayBuffer of v, a typed array or a DataView, and the bytes of it that v shows.
