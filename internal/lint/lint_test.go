@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"gateway":             {"actor", "peer/frame", "proto/holdfast/v1"},
 	"client":              {"peer/frame", "proto/holdfast/v1"},
 	"worker/quickjs":      {},
+	"worker/clone":        {"worker/quickjs", "storage/value"},
 	"node/system":         {"actor", "proto/holdfast/system/v1"},
 	"worker/bundle":       {},
 	"worker/web":          {"worker/quickjs", "worker/web/outbound", "worker/web/internal/webcrypto"},

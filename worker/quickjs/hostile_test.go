@@ -26,7 +26,7 @@ func TestMemoryLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			e := newEngine(t, quickjs.Options{MemoryMax: 16 << 20, TimeMax: 20 * time.Second})
+			e := newEngine(t, quickjs.Options{MemoryMax: 4 << 20, TimeMax: 60 * time.Second})
 			enter(t, e, func() error {
 				bytes := e.Function("bytes", 0, func(e *quickjs.Engine, _ quickjs.Value, _ quickjs.Args) (quickjs.Value, error) {
 					return e.Bytes(make([]byte, 100_000)), nil
