@@ -250,7 +250,7 @@ func (p *process) footprint() footprint {
 // moment to another.
 func waitForgotten(t *testing.T, p *process, before footprint) {
 	t.Helper()
-	residentMax := before.resident * 3 / 2
+	residentMax := before.resident * 5 / 4
 	if *garbageFor == 0 {
 		residentMax = before.resident + 1<<30 // Its caches have only begun to fill.
 	}
