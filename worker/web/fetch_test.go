@@ -115,8 +115,13 @@ func TestMessages(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			for {
+				if len(from.timers) > 0 {
+					from.fire()
+					continue
+				}
 				select {
 				case f := <-from.work:
+					from.underWay.Add(-1)
 					from.enter(f)
 				case <-ended:
 					return

@@ -29,7 +29,7 @@ var __exports = (() => {
     if (args.length < n)
       throw new TypeError(`Failed to execute '${what}': ${n} argument${n === 1 ? "" : "s"} required, but only ${args.length} present.`);
   }
-  var members = /* @__PURE__ */ Symbol("members"), plainName = (C) => C.name.replace(/^_+/, "");
+  var members = /* @__PURE__ */ Symbol("members"), plainName = (C) => C.name[0] === "_" ? C.name.slice(1) : C.name;
   function idl(C, hidden = []) {
     let name = plainName(C);
     Object.defineProperty(C, "name", { value: name, configurable: !0 });
@@ -134,28 +134,28 @@ var __exports = (() => {
 
   // js/core/exception.js
   var codes = {
-    IndexSizeError: 1,
-    HierarchyRequestError: 3,
-    WrongDocumentError: 4,
-    InvalidCharacterError: 5,
-    NoModificationAllowedError: 7,
-    NotFoundError: 8,
-    NotSupportedError: 9,
-    InUseAttributeError: 10,
-    InvalidStateError: 11,
-    SyntaxError: 12,
-    InvalidModificationError: 13,
-    NamespaceError: 14,
-    InvalidAccessError: 15,
-    TypeMismatchError: 17,
-    SecurityError: 18,
-    NetworkError: 19,
-    AbortError: 20,
-    URLMismatchError: 21,
-    QuotaExceededError: 22,
-    TimeoutError: 23,
-    InvalidNodeTypeError: 24,
-    DataCloneError: 25
+    IndexSizeError: [1, "INDEX_SIZE_ERR"],
+    HierarchyRequestError: [3, "HIERARCHY_REQUEST_ERR"],
+    WrongDocumentError: [4, "WRONG_DOCUMENT_ERR"],
+    InvalidCharacterError: [5, "INVALID_CHARACTER_ERR"],
+    NoModificationAllowedError: [7, "NO_MODIFICATION_ALLOWED_ERR"],
+    NotFoundError: [8, "NOT_FOUND_ERR"],
+    NotSupportedError: [9, "NOT_SUPPORTED_ERR"],
+    InUseAttributeError: [10, "INUSE_ATTRIBUTE_ERR"],
+    InvalidStateError: [11, "INVALID_STATE_ERR"],
+    SyntaxError: [12, "SYNTAX_ERR"],
+    InvalidModificationError: [13, "INVALID_MODIFICATION_ERR"],
+    NamespaceError: [14, "NAMESPACE_ERR"],
+    InvalidAccessError: [15, "INVALID_ACCESS_ERR"],
+    TypeMismatchError: [17, "TYPE_MISMATCH_ERR"],
+    SecurityError: [18, "SECURITY_ERR"],
+    NetworkError: [19, "NETWORK_ERR"],
+    AbortError: [20, "ABORT_ERR"],
+    URLMismatchError: [21, "URL_MISMATCH_ERR"],
+    QuotaExceededError: [22, "QUOTA_EXCEEDED_ERR"],
+    TimeoutError: [23, "TIMEOUT_ERR"],
+    InvalidNodeTypeError: [24, "INVALID_NODE_TYPE_ERR"],
+    DataCloneError: [25, "DATA_CLONE_ERR"]
   }, DOMException = class extends Error {
     #name;
     #message;
@@ -169,15 +169,13 @@ var __exports = (() => {
       return this.#message;
     }
     get code() {
-      return Object.hasOwn(codes, this.#name) ? codes[this.#name] : 0;
+      return Object.hasOwn(codes, this.#name) ? codes[this.#name][0] : 0;
     }
   };
   idl(DOMException);
-  for (let name of Object.keys(codes)) {
-    let constant = name === "URLMismatchError" ? "URL_MISMATCH_ERR" : name.replace(/Error$/, "").replace(/([a-z])([A-Z])/g, "$1_$2").toUpperCase() + "_ERR";
+  for (let [code, constant] of Object.values(codes))
     for (let target of [DOMException, DOMException.prototype])
-      Object.defineProperty(target, constant, { value: codes[name], enumerable: !0 });
-  }
+      Object.defineProperty(target, constant, { value: code, enumerable: !0 });
   var standard = { Error, TypeError, RangeError, SyntaxError };
   function errorOf(name, message) {
     return Object.hasOwn(standard, name) ? new standard[name](message) : new DOMException(message, name);
@@ -456,27 +454,57 @@ var __exports = (() => {
   var loadedChunk = (name) => loaded.get(name);
 
   // js/core/timers.js
-  var timers = /* @__PURE__ */ new Map(), last = 0, delayMax = 2 ** 31 - 1;
+  var timers = /* @__PURE__ */ new Map(), armed = /* @__PURE__ */ new Map(), lastTimer = 0, lastArmed = 0, delayMax = 2 ** 31 - 1, Timeout = class {
+    #id;
+    constructor(id) {
+      this.#id = id;
+    }
+    ref() {
+      return this;
+    }
+    unref() {
+      return this;
+    }
+    hasRef() {
+      return timers.has(this.#id);
+    }
+    refresh() {
+      let timer = timers.get(this.#id);
+      return timer !== void 0 && (disarm(timer), arm(timer)), this;
+    }
+    close() {
+      return stop(this.#id), this;
+    }
+    [Symbol.toPrimitive]() {
+      return this.#id;
+    }
+    [Symbol.dispose]() {
+      stop(this.#id);
+    }
+  };
+  idl(Timeout);
+  function arm(timer) {
+    let number = ++lastArmed;
+    host.startTimer(number, timer.delay), timer.number = number, armed.set(number, timer);
+  }
+  function disarm(timer) {
+    armed.delete(timer.number) && host.stopTimer(timer.number);
+  }
   function start(callback, delay, args, repeat) {
     if (typeof callback != "function")
       throw new TypeError(`Failed to execute '${repeat ? "setInterval" : "setTimeout"}': the callback is not a function.`);
-    delay = Math.trunc(Number(delay)), delay > 0 ? delay > delayMax && (delay = 1) : delay = 0;
-    let id = ++last;
-    timers.set(id, { callback, args, delay, repeat });
-    try {
-      host.startTimer(id, delay);
-    } catch (e) {
-      throw timers.delete(id), e;
-    }
-    return id;
+    delay = Math.trunc(Number(delay)), delay > 0 ? delay > delayMax && (delay = 1) : delay = repeat ? 1 : 0;
+    let id = ++lastTimer, timer = { id, callback, args, delay, repeat, number: 0 };
+    return arm(timer), timers.set(id, timer), id;
   }
   function stop(id) {
-    id = Number(id), timers.delete(id) && host.stopTimer(id);
+    let timer = timers.get(Number(id));
+    timer !== void 0 && (timers.delete(timer.id), disarm(timer));
   }
-  function fireTimer(id) {
-    let timer = timers.get(id);
+  function fireTimer(number) {
+    let timer = armed.get(number);
     if (timer !== void 0) {
-      timer.repeat ? host.startTimer(id, Math.max(timer.delay, 1)) : timers.delete(id);
+      armed.delete(number), timer.repeat ? arm(timer) : timers.delete(timer.id);
       try {
         timer.callback.apply(globalThis, timer.args);
       } catch (e) {
@@ -485,12 +513,16 @@ var __exports = (() => {
     }
   }
   var setTimeout = function(callback, delay = 0, ...args) {
-    return start(callback, delay, args, !1);
+    return new Timeout(start(callback, delay, args, !1));
   }, setInterval = function(callback, delay = 0, ...args) {
-    return start(callback, delay, args, !0);
+    return new Timeout(start(callback, delay, args, !0));
   }, clearTimeout = function(id) {
     stop(id);
   }, clearInterval = function(id) {
+    stop(id);
+  }, setImmediate = function(callback, ...args) {
+    return new Timeout(start(callback, 0, args, !1));
+  }, clearImmediate = function(id) {
     stop(id);
   }, resolved = Promise.resolve();
   function queueMicrotask(callback) {
@@ -998,9 +1030,9 @@ Content-Type: ${type}\r
   }
 
   // js/core/ops.js
-  var pending = /* @__PURE__ */ new Map(), last2 = 0;
+  var pending = /* @__PURE__ */ new Map(), last = 0;
   function operation(start2) {
-    let { promise, resolve, reject } = Promise.withResolvers(), id = ++last2;
+    let { promise, resolve, reject } = Promise.withResolvers(), id = ++last;
     pending.set(id, { resolve, reject });
     try {
       start2(id);
@@ -1697,6 +1729,50 @@ ${new Error().stack}`.trimEnd());
     });
   }
 
+  // js/core/process.js
+  var process = {
+    argv: ["node"],
+    arch: "",
+    browser: !1,
+    cwd: () => "/",
+    emitWarning: (warning) => globalThis.console.warn(`${warning?.message ?? warning}`),
+    env: {},
+    execArgv: [],
+    exit() {
+      throw new Error("process.exit is not supported in a worker");
+    },
+    hrtime: Object.assign((before) => {
+      let now = host.now(), at = [Math.floor(now / 1e3), Math.round(now % 1e3 * 1e6)];
+      if (before === void 0)
+        return at;
+      let nanos = at[1] - before[1];
+      return nanos < 0 ? [at[0] - before[0] - 1, nanos + 1e9] : [at[0] - before[0], nanos];
+    }, { bigint: () => BigInt(Math.round(host.now() * 1e6)) }),
+    memoryUsage: () => ({ rss: 0, heapTotal: 0, heapUsed: 0, external: 0, arrayBuffers: 0 }),
+    nextTick(f, ...args) {
+      queueMicrotask(() => f(...args));
+    },
+    off() {
+      return process;
+    },
+    on() {
+      return process;
+    },
+    once() {
+      return process;
+    },
+    emit: () => !1,
+    pid: 1,
+    platform: "linux",
+    stderr: { write: (text) => (globalThis.console.error(`${text}`), !0) },
+    stdout: { write: (text) => (globalThis.console.log(`${text}`), !0) },
+    title: "worker",
+    umask: () => 0,
+    uptime: () => 0,
+    version: "v22.0.0",
+    versions: { node: "22.0.0" }
+  };
+
   // js/core/clone.js
   function structuredClone(value, options = {}) {
     need(arguments, 1, "structuredClone");
@@ -1797,19 +1873,23 @@ ${new Error().stack}`.trimEnd());
     URLSearchParams,
     atob,
     btoa,
+    clearImmediate,
     clearInterval,
     clearTimeout,
     fetch,
     queueMicrotask,
     reportError,
+    setImmediate,
     setInterval,
     setTimeout,
     structuredClone,
     console,
     crypto,
+    process,
     navigator: new Navigator(),
     performance: new Performance(),
     scheduler: new Scheduler(),
+    global: globalThis,
     self: globalThis,
     addEventListener: (...args) => globalTarget2.addEventListener(...args),
     removeEventListener: (...args) => globalTarget2.removeEventListener(...args),
@@ -1837,11 +1917,12 @@ ${new Error().stack}`.trimEnd());
     "WritableStreamDefaultWriter"
   ], () => chunk("streams").classes);
   lazyGlobals(["URLPattern"], () => chunk("urlpattern"));
+  lazyGlobals(["Buffer"], () => chunk("node").modules.buffer);
   lazyGlobals(["CryptoKey", "SubtleCrypto"], () => chunk("subtle"));
   notSupported();
   onUncaught(logError, (type, reason, promise) => {
     let init = { cancelable: !0 };
-    return type === "error" ? (Object.assign(init, { error: reason, message: `${reason?.message ?? reason}` }), globalTarget2.dispatchEvent(trusted2(new ErrorEvent2(type, init)))) : (Object.assign(init, { promise, reason }), globalTarget2.dispatchEvent(trusted2(new PromiseRejectionEvent2(type, init))));
+    return type === "error" ? (Object.assign(init, { error: reason, message: `Uncaught ${reason}` }), globalTarget2.dispatchEvent(trusted2(new ErrorEvent2(type, init)))) : (Object.assign(init, { promise, reason }), globalTarget2.dispatchEvent(trusted2(new PromiseRejectionEvent2(type, init))));
   });
   chunk.core = {
     AbortSignal,
@@ -1867,6 +1948,7 @@ ${new Error().stack}`.trimEnd());
     idl,
     need,
     operation,
+    process,
     reportError,
     usv,
     utf8

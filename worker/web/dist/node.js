@@ -1602,7 +1602,7 @@ var __exports = (() => {
   }
 
   // js/node/assert.js
-  var { inspect } = (0, import_holdfast_core.chunk)("inspect"), AssertionError = class extends Error {
+  var inspect = (v) => (0, import_holdfast_core.chunk)("inspect").inspect(v), AssertionError = class extends Error {
     constructor({ message, actual, expected, operator } = {}) {
       super(message ?? `${inspect(actual)} ${operator} ${inspect(expected)}`), Object.assign(this, { generatedMessage: message === void 0, code: "ERR_ASSERTION", actual, expected, operator });
     }
@@ -1721,7 +1721,7 @@ ${e?.message}`, "doesNotReject");
       writable: !0,
       configurable: !0
     });
-    for (let name of ["queueMicrotask", "setTimeout", "setInterval"]) {
+    for (let name of ["queueMicrotask", "setImmediate", "setTimeout", "setInterval"]) {
       let original = globalThis[name];
       Object.defineProperty(globalThis, name, {
         value: { [name]: (f, ...args) => original(typeof f == "function" ? bound(f) : f, ...args) }[name],
@@ -1872,53 +1872,9 @@ ${e?.message}`, "doesNotReject");
     unsubscribe: (name, f) => channel(name).unsubscribe(f)
   };
 
-  // js/node/process.js
-  var process2 = {
-    argv: ["node"],
-    arch: "",
-    browser: !1,
-    cwd: () => "/",
-    emitWarning: (warning) => globalThis.console.warn(`${warning?.message ?? warning}`),
-    env: {},
-    execArgv: [],
-    exit() {
-      throw new Error("process.exit is not supported in a worker");
-    },
-    hrtime: Object.assign((before) => {
-      let now = performance.now(), at = [Math.floor(now / 1e3), Math.round(now % 1e3 * 1e6)];
-      if (before === void 0)
-        return at;
-      let nanos = at[1] - before[1];
-      return nanos < 0 ? [at[0] - before[0] - 1, nanos + 1e9] : [at[0] - before[0], nanos];
-    }, { bigint: () => BigInt(Math.round(performance.now() * 1e6)) }),
-    memoryUsage: () => ({ rss: 0, heapTotal: 0, heapUsed: 0, external: 0, arrayBuffers: 0 }),
-    nextTick(f, ...args) {
-      queueMicrotask(() => f(...args));
-    },
-    off() {
-      return process2;
-    },
-    on() {
-      return process2;
-    },
-    once() {
-      return process2;
-    },
-    emit: () => !1,
-    pid: 1,
-    platform: "linux",
-    stderr: { write: (text) => (globalThis.console.error(`${text}`), !0) },
-    stdout: { write: (text) => (globalThis.console.log(`${text}`), !0) },
-    title: "worker",
-    umask: () => 0,
-    uptime: () => 0,
-    version: "v22.0.0",
-    versions: { node: "22.0.0" }
-  };
-
   // js/node/util.js
   var import_holdfast_core2 = __toESM(require_core(), 1);
-  var { format, formatWithOptions, inspect: inspect2, stripVTControlCharacters } = (0, import_holdfast_core2.chunk)("inspect"), custom = /* @__PURE__ */ Symbol.for("nodejs.util.promisify.custom");
+  var lazily = (name) => (...args) => (0, import_holdfast_core2.chunk)("inspect")[name](...args), inspect2 = Object.assign(lazily("inspect"), { custom: /* @__PURE__ */ Symbol.for("nodejs.util.inspect.custom") }), custom = /* @__PURE__ */ Symbol.for("nodejs.util.promisify.custom");
   function promisify(f) {
     if (typeof f != "function")
       throw new TypeError('The "original" argument must be of type function.');
@@ -1969,8 +1925,8 @@ ${e?.message}`, "doesNotReject");
     debuglog: () => Object.assign(() => {
     }, { enabled: !1 }),
     deprecate,
-    format,
-    formatWithOptions,
+    format: lazily("format"),
+    formatWithOptions: lazily("formatWithOptions"),
     inherits: (C, parent) => {
       Object.defineProperty(C, "super_", { value: parent, writable: !0, configurable: !0 }), Object.setPrototypeOf(C.prototype, parent.prototype);
     },
@@ -1978,7 +1934,7 @@ ${e?.message}`, "doesNotReject");
     isArray: Array.isArray,
     isDeepStrictEqual: (a, b) => isDeepEqual(a, b, !0),
     promisify,
-    stripVTControlCharacters,
+    stripVTControlCharacters: lazily("stripVTControlCharacters"),
     toUSVString: (s) => `${s}`.toWellFormed(),
     types
   };
@@ -2010,8 +1966,8 @@ ${e?.message}`, "doesNotReject");
     clearTimeout: (id) => globalThis.clearTimeout(id),
     setInterval: (...args) => globalThis.setInterval(...args),
     clearInterval: (id) => globalThis.clearInterval(id),
-    setImmediate: (f, ...args) => globalThis.setTimeout(f, 0, ...args),
-    clearImmediate: (id) => globalThis.clearTimeout(id)
+    setImmediate: (...args) => globalThis.setImmediate(...args),
+    clearImmediate: (id) => globalThis.clearImmediate(id)
   }, os = {
     EOL: `
 `,
@@ -2044,7 +2000,7 @@ ${e?.message}`, "doesNotReject");
     os,
     path: { ...import_path_browserify.default, posix: import_path_browserify.default },
     "path/posix": { ...import_path_browserify.default, posix: import_path_browserify.default },
-    process: process2,
+    process: import_holdfast_core3.process,
     timers,
     "timers/promises": {
       setTimeout: (delay, value, options) => globalThis.scheduler.wait(delay ?? 0, options).then(() => value),

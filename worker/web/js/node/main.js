@@ -5,12 +5,11 @@ import { Buffer as PolyfilledBuffer, INSPECT_MAX_BYTES, SlowBuffer, kMaxLength }
 import EventEmitter from "events";
 import path from "path-browserify";
 
-import { Blob, File, atob, btoa, host } from "holdfast:core";
+import { Blob, File, atob, btoa, host, process } from "holdfast:core";
 
 import { assert } from "./assert.js";
 import { AsyncLocalStorage, AsyncResource, resetContext } from "./async_hooks.js";
 import { diagnosticsChannel } from "./diagnostics_channel.js";
-import { process } from "./process.js";
 import { util } from "./util.js";
 
 const Buffer = fastBuffer(PolyfilledBuffer);
@@ -51,8 +50,8 @@ const timers = {
   clearTimeout: (id) => globalThis.clearTimeout(id),
   setInterval: (...args) => globalThis.setInterval(...args),
   clearInterval: (id) => globalThis.clearInterval(id),
-  setImmediate: (f, ...args) => globalThis.setTimeout(f, 0, ...args),
-  clearImmediate: (id) => globalThis.clearTimeout(id),
+  setImmediate: (...args) => globalThis.setImmediate(...args),
+  clearImmediate: (id) => globalThis.clearImmediate(id),
 };
 
 const os = {
