@@ -161,6 +161,7 @@ func TestClientGoesAndWrongTypes(t *testing.T) {
 		_, err = abort.Call(quickjs.Value{})
 		return err
 	})
+	l.want(`[new Request(request, {method: "PUT"}).signal.aborted, request.clone().signal.aborted, new Request(request, {signal: null}).signal.aborted]`, `[true,true,false]`)
 	l.want(`[request.signal.aborted, request.signal.reason.name]`, `[true,"AbortError"]`)
 	l.want(`(() => { try { request.headers.set("a", "b"); } catch (e) { return e.name; } })()`, `TypeError`)
 	l.enter(func() error {

@@ -1077,8 +1077,8 @@ Content-Type: ${type}\r
       }
       return this.stream;
     }
-    /** The whole body as a string or bytes; at most once. */
-    async consume() {
+    /** The whole body as a string or bytes, or a promise of that; at most once. */
+    consume() {
       if (this.unusable)
         throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
       this.used = !0;
@@ -1126,7 +1126,7 @@ Content-Type: ${type}\r
     }
     return [memoryBody(`${init}`.toWellFormed()), "text/plain;charset=UTF-8"];
   }
-  var stateOf, setState, Body = class {
+  var raw = (data) => typeof data == "string" ? utf8(data) : data, asBytes = (data) => typeof data == "string" ? utf8(data) : data.slice(), asText = (data) => typeof data != "string" ? fromUTF8(data) : data.charCodeAt(0) === 65279 ? data.slice(1) : data, stateOf, setState, Body = class {
     #state = null;
     static {
       stateOf = (body) => body.#state, setState = (body, state) => {
@@ -1139,31 +1139,32 @@ Content-Type: ${type}\r
     get bodyUsed() {
       return this.#state !== null && this.#state.disturbed;
     }
-    async #consume() {
-      return this.#state === null ? "" : this.#state.consume();
+    // The result is of a string or bytes. What is in memory goes through one promise only.
+    #read(convert) {
+      try {
+        let data = this.#state === null ? "" : this.#state.consume();
+        return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
+      } catch (e) {
+        return Promise.reject(e);
+      }
     }
-    async #bytes() {
-      let data = await this.#consume();
-      return typeof data == "string" ? utf8(data) : data;
+    text() {
+      return this.#read(asText);
     }
-    async text() {
-      let data = await this.#consume();
-      return typeof data == "string" ? data.charCodeAt(0) === 65279 ? data.slice(1) : data : fromUTF8(data);
+    json() {
+      return this.#read((data) => JSON.parse(asText(data)));
     }
-    async json() {
-      return JSON.parse(await this.text());
+    bytes() {
+      return this.#read(asBytes);
     }
-    async bytes() {
-      return (await this.#bytes()).slice();
+    arrayBuffer() {
+      return this.#read((data) => asBytes(data).buffer);
     }
-    async arrayBuffer() {
-      return (await this.#bytes()).slice().buffer;
+    blob() {
+      return this.#read((data, body) => blobOf(raw(data), body.headers.get("content-type") ?? ""));
     }
-    async blob() {
-      return blobOf(await this.#bytes(), this.headers.get("content-type") ?? "");
-    }
-    async formData() {
-      return decodeForm(await this.#bytes(), this.headers.get("content-type"));
+    formData() {
+      return this.#read((data, body) => decodeForm(raw(data), body.headers.get("content-type")));
     }
   };
   idl(Body);
@@ -1406,12 +1407,14 @@ ${new Error().stack}`.trimEnd());
     #method;
     #url;
     #headers;
+    // a flat list until somebody asks, when they came from the host
     #signal;
+    // or a function that makes it
     #redirect;
     #cf;
     #rest;
     static {
-      signalIn = (request) => request.#signal;
+      signalIn = (request) => typeof request.#signal == "function" ? void 0 : request.#signal;
     }
     constructor(input, init = void 0) {
       if (super(), input === fromHost) {
@@ -1425,18 +1428,18 @@ ${new Error().stack}`.trimEnd());
         this.#url = from.#url;
       else if (this.#url = hrefOf(input), this.#url === void 0)
         throw new TypeError(`Invalid URL: ${input}`);
-      if (this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET", this.#headers = new Headers(init?.headers ?? from?.#headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
+      if (this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET", this.#headers = new Headers(init?.headers ?? from?.headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
         throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
-      this.#cf = init?.cf ?? from?.#cf, this.#rest = {
+      if (this.#cf = init?.cf ?? from?.#cf, this.#rest = {
         integrity: init?.integrity ?? from?.#rest.integrity,
         keepalive: init?.keepalive ?? from?.#rest.keepalive,
         cache: init?.cache ?? from?.#rest.cache
-      };
-      let signal = init?.signal !== void 0 ? init.signal : from?.#signal;
-      if (signal != null) {
-        if (!(signal instanceof AbortSignal))
+      }, init?.signal === void 0)
+        this.#signal = from?.#signal;
+      else if (init.signal !== null) {
+        if (!(init.signal instanceof AbortSignal))
           throw new TypeError("Failed to construct 'Request': the signal is not an AbortSignal.");
-        this.#signal = signal;
+        this.#signal = init.signal;
       }
       let body = init?.body;
       if (body != null) {
@@ -1460,13 +1463,13 @@ ${new Error().stack}`.trimEnd());
       return this.#url;
     }
     get headers() {
-      return this.#headers;
+      return Array.isArray(this.#headers) && (this.#headers = headersOf(this.#headers, !0)), this.#headers;
     }
     get redirect() {
       return this.#redirect;
     }
     get signal() {
-      return this.#signal ??= new AbortController().signal;
+      return typeof this.#signal == "function" && (this.#signal = this.#signal()), this.#signal ??= new AbortController().signal;
     }
     get cf() {
       return this.#cf;
@@ -1484,7 +1487,7 @@ ${new Error().stack}`.trimEnd());
       let state = bodyState(this), copy = new _Request(fromHost, {
         method: this.#method,
         url: this.#url,
-        headers: new Headers(this.#headers),
+        headers: new Headers(this.headers),
         redirect: this.#redirect,
         cf: this.#cf,
         signal: this.#signal,
@@ -1505,7 +1508,7 @@ ${new Error().stack}`.trimEnd());
     return new Request(fromHost, {
       method: head.method,
       url: head.url,
-      headers: headersOf(head.headers, !0),
+      headers: head.headers,
       redirect: head.redirect,
       cf: head.cf,
       signal,
@@ -1518,6 +1521,7 @@ ${new Error().stack}`.trimEnd());
     #status = 200;
     #statusText = "";
     #headers;
+    // a flat list until somebody asks, when they came from the host
     #type = "default";
     #url = "";
     #redirected = !1;
@@ -1584,7 +1588,7 @@ ${new Error().stack}`.trimEnd());
       return this.#status >= 200 && this.#status <= 299;
     }
     get headers() {
-      return this.#headers;
+      return Array.isArray(this.#headers) && (this.#headers = headersOf(this.#headers, !0)), this.#headers;
     }
     get type() {
       return this.#type;
@@ -1611,7 +1615,7 @@ ${new Error().stack}`.trimEnd());
       return new _Response(fromHost2, {
         status: this.#status,
         statusText: this.#statusText,
-        headers: new Headers(this.#headers),
+        headers: new Headers(this.headers),
         type: this.#type,
         url: this.#url,
         redirected: this.#redirected,
@@ -1625,7 +1629,7 @@ ${new Error().stack}`.trimEnd());
     return new Response(fromHost2, {
       status: head.status,
       statusText: head.statusText ?? "",
-      headers: headersOf(head.headers, !0),
+      headers: head.headers,
       url: head.url,
       redirected: head.redirected,
       cf: head.cf,
@@ -1670,8 +1674,8 @@ ${new Error().stack}`.trimEnd());
     }), body];
   }
   function takeRequest(head, bytes, stream) {
-    let controller = new AbortController();
-    return { request: requestFromHost(JSON.parse(head), bytes, stream, controller.signal), abort: () => controller.abort(new DOMException("The client disconnected.", "AbortError")) };
+    let controller, made = () => controller ??= new AbortController();
+    return { request: requestFromHost(JSON.parse(head), bytes, stream, () => made().signal), abort: () => made().abort(new DOMException("The client disconnected.", "AbortError")) };
   }
   function takeResponse(head, bytes, stream) {
     return responseFromHost(JSON.parse(head), bytes, stream);
