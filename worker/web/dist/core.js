@@ -1687,6 +1687,8 @@ ${new Error().stack}`.trimEnd());
     }
     if (!(message instanceof Response))
       throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
+    if (message.status === 0)
+      throw new TypeError("A Response of Response.error() cannot be sent.");
     let body = bodyOut(message);
     return [JSON.stringify({
       status: message.status,

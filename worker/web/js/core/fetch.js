@@ -96,6 +96,9 @@ export function giveMessage(message) {
   if (!(message instanceof Response)) {
     throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
   }
+  if (message.status === 0) {
+    throw new TypeError("A Response of Response.error() cannot be sent.");
+  }
   const body = bodyOut(message);
   const head = JSON.stringify({
     status: message.status,
