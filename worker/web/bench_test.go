@@ -41,6 +41,56 @@ func BenchmarkInstall(b *testing.B) {
 	}
 }
 
+// BenchmarkMessage is what the platform costs a request: a Request made of what arrived, a handler that looks at it, and
+// the Response taken apart.
+func BenchmarkMessage(b *testing.B) {
+	for _, test := range []struct{ name, handler string }{
+		{"text", `(r) => new Response("hello")`},
+		{"json", `async (r) => { const u = new URL(r.url); return Response.json({path: u.pathname, q: u.searchParams.get("q"), h: r.headers.get("accept"), n: (await r.json()).n}); }`},
+		{"stream", `(r) => new Response(r.body)`},
+	} {
+		b.Run(test.name, func(b *testing.B) {
+			l := newLoop(b)
+			l.enter(func() error {
+				v, err := l.engine.Eval(test.handler, "handler.js")
+				if err != nil {
+					return err
+				}
+				return l.engine.Global().Set("handler", v)
+			})
+			head := &web.Head{
+				Method: "POST", URL: "https://a.example/some/path?q=5", Length: 7,
+				Header: []string{"Accept", "text/html", "Accept-Encoding", "gzip", "User-Agent", "bench", "Content-Type", "application/json", "Cookie", "a=b"},
+			}
+			began := cpu(b)
+			for b.Loop() {
+				var promise quickjs.Value
+				if err := l.engine.Enter(func() error {
+					request, _, err := l.web.Request(head, web.Body{Bytes: []byte(`{"n":1}`)})
+					if err != nil {
+						return err
+					}
+					if promise, err = l.engine.Global().Invoke("handler", request); err != nil {
+						return err
+					}
+					if _, err := l.engine.RunJobs(1000); err != nil {
+						return err
+					}
+					response := promise
+					if state, v := promise.Promise(); state == quickjs.Fulfilled {
+						response = v
+					}
+					_, _, err = l.web.Take(response)
+					return err
+				}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(cpu(b)-began)/float64(b.N)/1e3, "cpu-µs/op")
+		})
+	}
+}
+
 type started struct {
 	engine *quickjs.Engine
 	web    *web.Platform

@@ -29,7 +29,16 @@ func (f *functions) free() {
 
 // function makes a host function of the platform's.
 func (p *Platform) function(name string, f func(*Platform, args) (any, error)) quickjs.Value {
-	return p.engine.Function(name, 0, func(e *quickjs.Engine, _ quickjs.Value, in quickjs.Args) (quickjs.Value, error) {
+	return p.engine.Function(name, 0, func(e *quickjs.Engine, _ quickjs.Value, in quickjs.Args) (_ quickjs.Value, err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				bad, ok := p.(badArgument)
+				if !ok {
+					panic(p)
+				}
+				err = quickjs.NewError("TypeError", "%s: %s", name, string(bad))
+			}
+		}()
 		a := make(args, len(in))
 		for i, v := range in {
 			plain, err := plainOf(v)

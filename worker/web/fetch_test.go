@@ -115,8 +115,13 @@ func TestMessages(t *testing.T) {
 		ended := make(chan struct{})
 		go func() {
 			for {
+				if len(from.timers) > 0 {
+					from.fire()
+					continue
+				}
 				select {
 				case f := <-from.work:
+					from.underWay.Add(-1)
 					from.enter(f)
 				case <-ended:
 					return
@@ -156,6 +161,7 @@ func TestClientGoesAndWrongTypes(t *testing.T) {
 		_, err = abort.Call(quickjs.Value{})
 		return err
 	})
+	l.want(`[new Request(request, {method: "PUT"}).signal.aborted, request.clone().signal.aborted, new Request(request, {signal: null}).signal.aborted]`, `[true,true,false]`)
 	l.want(`[request.signal.aborted, request.signal.reason.name]`, `[true,"AbortError"]`)
 	l.want(`(() => { try { request.headers.set("a", "b"); } catch (e) { return e.name; } })()`, `TypeError`)
 	l.enter(func() error {

@@ -2,6 +2,7 @@ package web
 
 import (
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -9,9 +10,12 @@ import (
 // Random bytes that JavaScript may ask for at a time: a longer key or array is none.
 const randomBytesMax = 1 << 20
 
-// args are the arguments of a host function: each is a string, a number (float64), a bool, bytes, or nil. The
-// JavaScript of the platform calls these functions, workers cannot: what does not fit is a bug there.
+// args are the arguments of a host function: each is a string, a number (float64), a bool, bytes, or nil. Only the
+// JavaScript of the platform calls these functions; but workers can change what it leans on, String.prototype say, so
+// what does not fit is an error of the call: a badArgument, in a panic.
 type args []any
+
+type badArgument string
 
 func arg[T any](a args, i int) T {
 	if i >= len(a) || a[i] == nil {
@@ -20,7 +24,7 @@ func arg[T any](a args, i int) T {
 	}
 	v, ok := a[i].(T)
 	if !ok {
-		panic(fmt.Sprintf("web: argument %d of a host function is a %T", i, a[i]))
+		panic(badArgument(fmt.Sprintf("argument %d of a host function is a %T", i, a[i])))
 	}
 	return v
 }
@@ -49,11 +53,11 @@ var hostFunctions = map[string]func(*Platform, args) (any, error){
 	"btoa":       func(_ *Platform, a args) (any, error) { return orNull(btoa(a.str(0))), nil },
 	"cancelRead": func(p *Platform, a args) (any, error) { p.cancelRead(a.int(0)); return nil, nil },
 	"closeWrite": func(p *Platform, a args) (any, error) {
-		var message *string
-		if s, ok := a[1].(string); ok {
-			message = &s
+		if len(a) > 1 && a[1] != nil {
+			p.closeWrite(a.int(0), errors.New(a.str(1)))
+		} else {
+			p.closeWrite(a.int(0), nil)
 		}
-		p.closeWrite(a.int(0), message)
 		return nil, nil
 	},
 	"code": func(p *Platform, a args) (any, error) {

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,7 +22,9 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// loop is a Host with one event loop: what a worker without gates would have.
+// loop is a Host with one event loop: what a worker without gates would have. Its clock stands still while JavaScript
+// runs, and jumps to the next timer when nothing else is under way: so the order of timers is certain, and waiting for
+// them takes no time.
 type loop struct {
 	t      testing.TB
 	engine *quickjs.Engine
@@ -29,17 +33,25 @@ type loop struct {
 	work   chan func() error
 	done   chan struct{}
 
-	mu struct {
+	// These belong to whoever runs events.
+	now      time.Time
+	timers   []timer // by when they are due
+	underWay atomic.Int64
+
+	logs struct {
 		sync.Mutex
-		logs   []string
-		timers map[int64]*time.Timer
+		lines []string
 	}
+}
+
+type timer struct {
+	id  int64
+	due time.Time
 }
 
 func newLoop(tb testing.TB) *loop {
 	tb.Helper()
-	l := &loop{t: tb, work: make(chan func() error), done: make(chan struct{})}
-	l.mu.timers = make(map[int64]*time.Timer)
+	l := &loop{t: tb, work: make(chan func() error), done: make(chan struct{}), now: time.Now()}
 	l.client = outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	var err error
 	if l.engine, err = quickjs.New(quickjs.Options{MemoryMax: 128 << 20, TimeMax: time.Minute}); err != nil {
@@ -55,11 +67,6 @@ func newLoop(tb testing.TB) *loop {
 
 func (l *loop) close() {
 	close(l.done)
-	l.mu.Lock()
-	for _, timer := range l.mu.timers {
-		timer.Stop()
-	}
-	l.mu.Unlock()
 	if l.web != nil {
 		l.web.Close()
 	}
@@ -121,7 +128,7 @@ func (l *loop) run(expression string) (string, error) {
 		promise, err = v.Keep()
 		return err
 	})
-	deadline := time.After(30 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for {
 		var out string
 		var err error
@@ -141,13 +148,50 @@ func (l *loop) run(expression string) (string, error) {
 		if state != quickjs.Pending {
 			return out, err
 		}
-		select {
-		case f := <-l.work:
-			l.enter(f)
-		case <-deadline:
-			l.t.Fatalf("%s: pending after 30 s", expression)
+		if time.Now().After(deadline) || !l.next() {
+			l.t.Fatalf("%s: never settled", expression)
 		}
 	}
+}
+
+// next runs the next event; false if there is none and none will come.
+func (l *loop) next() bool {
+	l.t.Helper()
+	var due <-chan time.Time
+	if len(l.timers) > 0 {
+		if l.underWay.Load() == 0 {
+			l.fire()
+			return true
+		}
+		timer := time.NewTimer(l.timers[0].due.Sub(l.now))
+		defer timer.Stop()
+		due = timer.C
+	} else if l.underWay.Load() == 0 {
+		return false
+	}
+	began := time.Now()
+	select {
+	case f := <-l.work:
+		l.now = l.now.Add(time.Since(began))
+		l.underWay.Add(-1)
+		l.enter(f)
+	case <-due:
+		l.fire()
+	case <-time.After(30 * time.Second):
+		return false
+	}
+	return true
+}
+
+// fire fires the timer that is due first.
+func (l *loop) fire() {
+	l.t.Helper()
+	first := l.timers[0]
+	l.timers = l.timers[1:]
+	if first.due.After(l.now) {
+		l.now = first.due
+	}
+	l.enter(func() error { return l.web.FireTimer(first.id) })
 }
 
 func (l *loop) want(expression, want string) {
@@ -157,55 +201,54 @@ func (l *loop) want(expression, want string) {
 	}
 }
 
-func (l *loop) post(f func() error) {
+func (l *loop) Begin() (web.Op, error) {
+	l.underWay.Add(1)
+	return l, nil
+}
+
+func (l *loop) Settle(run func() error) {
 	select {
-	case l.work <- f:
+	case l.work <- run:
 	case <-l.done:
 	}
 }
-
-func (l *loop) Begin() (web.Op, error) { return l, nil }
-
-func (l *loop) Settle(run func() error) { l.post(run) }
 
 func (l *loop) Fetch(ctx context.Context, _ web.Op, r *outbound.Request) (*outbound.Response, error) {
 	return l.client.Do(ctx, r)
 }
 
 func (l *loop) StartTimer(id int64, d time.Duration) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mu.timers[id] = time.AfterFunc(d, func() {
-		l.post(func() error { return l.web.FireTimer(id) })
+	t := timer{id: id, due: l.now.Add(d)}
+	i, _ := slices.BinarySearchFunc(l.timers, t, func(other, t timer) int {
+		if other.due.After(t.due) {
+			return 1
+		}
+		return -1
 	})
+	l.timers = slices.Insert(l.timers, i, t)
 	return nil
 }
 
 func (l *loop) StopTimer(id int64) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if timer, ok := l.mu.timers[id]; ok {
-		timer.Stop()
-		delete(l.mu.timers, id)
-	}
+	l.timers = slices.DeleteFunc(l.timers, func(t timer) bool { return t.id == id })
 }
 
 func (l *loop) Log(level web.Level, text string) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.mu.logs = append(l.mu.logs, fmt.Sprintf("%d %s", level, text))
+	l.logs.Lock()
+	defer l.logs.Unlock()
+	l.logs.lines = append(l.logs.lines, fmt.Sprintf("%d %s", level, text))
 }
 
 // logged takes what was logged.
 func (l *loop) logged() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	out := strings.Join(l.mu.logs, "\n")
-	l.mu.logs = nil
+	l.logs.Lock()
+	defer l.logs.Unlock()
+	out := strings.Join(l.logs.lines, "\n")
+	l.logs.lines = nil
 	return out
 }
 
-func (l *loop) Now() time.Time  { return time.Now() }
+func (l *loop) Now() time.Time  { return l.now }
 func (l *loop) Random(p []byte) { _, _ = rand.Read(p) }
 
 // Clone copies what the tests have, by JavaScript's own means.

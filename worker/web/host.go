@@ -39,6 +39,7 @@ type Op interface {
 	// Settle is called once, on any goroutine, when the operation has ended. The host has run called in an
 	// entry of the engine, in an event of the object that began the operation, and then lets JavaScript go on as after any
 	// call (pending jobs). It may drop run when that object or the engine is gone.
+	// It must not wait for the platform to be closed, which waits for it.
 	// An error of run is the engine's (its time, its memory, a fault), and no fault of the operation.
 	Settle(run func() error)
 }

@@ -8,10 +8,10 @@ import (
 	"github.com/holdfast-io/holdfast/worker/quickjs"
 )
 
-// nodeModules are the modules of Node.js that there are, without "node:". A test holds them against the JavaScript.
+// nodeModules are the modules of Node.js that there are, without "node:".
 var nodeModules = []string{
-	"assert", "assert/strict", "async_hooks", "buffer", "diagnostics_channel", "events", "os", "path", "path/posix", "process",
-	"timers", "timers/promises", "url", "util", "util/types",
+	"assert", "assert/strict", "async_hooks", "buffer", "crypto", "diagnostics_channel", "events", "os", "path", "path/posix",
+	"perf_hooks", "process", "querystring", "string_decoder", "timers", "timers/promises", "url", "util", "util/types",
 }
 
 // NodeModules are the names of the modules of Node.js that NodeModule has, as node:NAME.

@@ -104,17 +104,7 @@ func (l *loop) module(dir, name string) {
 				return err
 			}
 		}
-		if err := l.engine.DefineModule("cloudflare:workers", exports); err != nil {
-			return err
-		}
-		namespace, _, err := l.engine.Import(code)
-		if err != nil {
-			return err
-		}
-		run, err := namespace.Get("default")
-		if err != nil {
-			return err
-		}
-		return l.engine.Global().Set("run", run)
+		return l.engine.DefineModule("cloudflare:workers", exports)
 	})
+	l.importRun(code)
 }

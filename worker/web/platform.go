@@ -199,6 +199,9 @@ func (p *Platform) Take(message quickjs.Value) (*Head, Body, error) {
 		return nil, Body{}, err
 	}
 	body, err := p.bodyOf(in[1], in[2], in[3])
+	if body.Bytes != nil {
+		head.Length = int64(len(body.Bytes))
+	}
 	return head, body, err
 }
 

@@ -134,16 +134,10 @@ func (p *Platform) write(id int64, data []byte, op int64) error {
 	}, nil)
 }
 
-// closeWrite ends a stream that JavaScript writes to: well when message is nil.
-func (p *Platform) closeWrite(id int64, message *string) {
-	w, ok := p.streams.writers[id]
-	if !ok {
-		return
-	}
-	delete(p.streams.writers, id)
-	if message == nil {
-		_ = w.Close()
-	} else {
-		_ = w.CloseWithError(errors.New(*message))
+// closeWrite ends a stream that JavaScript writes to: well, or by an error.
+func (p *Platform) closeWrite(id int64, err error) {
+	if w, ok := p.streams.writers[id]; ok {
+		delete(p.streams.writers, id)
+		_ = w.CloseWithError(err) // nil is the end
 	}
 }

@@ -29,7 +29,7 @@ var __exports = (() => {
     if (args.length < n)
       throw new TypeError(`Failed to execute '${what}': ${n} argument${n === 1 ? "" : "s"} required, but only ${args.length} present.`);
   }
-  var members = /* @__PURE__ */ Symbol("members"), plainName = (C) => C.name.replace(/^_+/, "");
+  var members = /* @__PURE__ */ Symbol("members"), plainName = (C) => C.name[0] === "_" ? C.name.slice(1) : C.name;
   function idl(C, hidden = []) {
     let name = plainName(C);
     Object.defineProperty(C, "name", { value: name, configurable: !0 });
@@ -134,28 +134,28 @@ var __exports = (() => {
 
   // js/core/exception.js
   var codes = {
-    IndexSizeError: 1,
-    HierarchyRequestError: 3,
-    WrongDocumentError: 4,
-    InvalidCharacterError: 5,
-    NoModificationAllowedError: 7,
-    NotFoundError: 8,
-    NotSupportedError: 9,
-    InUseAttributeError: 10,
-    InvalidStateError: 11,
-    SyntaxError: 12,
-    InvalidModificationError: 13,
-    NamespaceError: 14,
-    InvalidAccessError: 15,
-    TypeMismatchError: 17,
-    SecurityError: 18,
-    NetworkError: 19,
-    AbortError: 20,
-    URLMismatchError: 21,
-    QuotaExceededError: 22,
-    TimeoutError: 23,
-    InvalidNodeTypeError: 24,
-    DataCloneError: 25
+    IndexSizeError: [1, "INDEX_SIZE_ERR"],
+    HierarchyRequestError: [3, "HIERARCHY_REQUEST_ERR"],
+    WrongDocumentError: [4, "WRONG_DOCUMENT_ERR"],
+    InvalidCharacterError: [5, "INVALID_CHARACTER_ERR"],
+    NoModificationAllowedError: [7, "NO_MODIFICATION_ALLOWED_ERR"],
+    NotFoundError: [8, "NOT_FOUND_ERR"],
+    NotSupportedError: [9, "NOT_SUPPORTED_ERR"],
+    InUseAttributeError: [10, "INUSE_ATTRIBUTE_ERR"],
+    InvalidStateError: [11, "INVALID_STATE_ERR"],
+    SyntaxError: [12, "SYNTAX_ERR"],
+    InvalidModificationError: [13, "INVALID_MODIFICATION_ERR"],
+    NamespaceError: [14, "NAMESPACE_ERR"],
+    InvalidAccessError: [15, "INVALID_ACCESS_ERR"],
+    TypeMismatchError: [17, "TYPE_MISMATCH_ERR"],
+    SecurityError: [18, "SECURITY_ERR"],
+    NetworkError: [19, "NETWORK_ERR"],
+    AbortError: [20, "ABORT_ERR"],
+    URLMismatchError: [21, "URL_MISMATCH_ERR"],
+    QuotaExceededError: [22, "QUOTA_EXCEEDED_ERR"],
+    TimeoutError: [23, "TIMEOUT_ERR"],
+    InvalidNodeTypeError: [24, "INVALID_NODE_TYPE_ERR"],
+    DataCloneError: [25, "DATA_CLONE_ERR"]
   }, DOMException = class extends Error {
     #name;
     #message;
@@ -169,15 +169,13 @@ var __exports = (() => {
       return this.#message;
     }
     get code() {
-      return Object.hasOwn(codes, this.#name) ? codes[this.#name] : 0;
+      return Object.hasOwn(codes, this.#name) ? codes[this.#name][0] : 0;
     }
   };
   idl(DOMException);
-  for (let name of Object.keys(codes)) {
-    let constant = name === "URLMismatchError" ? "URL_MISMATCH_ERR" : name.replace(/Error$/, "").replace(/([a-z])([A-Z])/g, "$1_$2").toUpperCase() + "_ERR";
+  for (let [code, constant] of Object.values(codes))
     for (let target of [DOMException, DOMException.prototype])
-      Object.defineProperty(target, constant, { value: codes[name], enumerable: !0 });
-  }
+      Object.defineProperty(target, constant, { value: code, enumerable: !0 });
   var standard = { Error, TypeError, RangeError, SyntaxError };
   function errorOf(name, message) {
     return Object.hasOwn(standard, name) ? new standard[name](message) : new DOMException(message, name);
@@ -456,27 +454,57 @@ var __exports = (() => {
   var loadedChunk = (name) => loaded.get(name);
 
   // js/core/timers.js
-  var timers = /* @__PURE__ */ new Map(), last = 0, delayMax = 2 ** 31 - 1;
+  var timers = /* @__PURE__ */ new Map(), armed = /* @__PURE__ */ new Map(), lastTimer = 0, lastArmed = 0, delayMax = 2 ** 31 - 1, Timeout = class {
+    #id;
+    constructor(id) {
+      this.#id = id;
+    }
+    ref() {
+      return this;
+    }
+    unref() {
+      return this;
+    }
+    hasRef() {
+      return timers.has(this.#id);
+    }
+    refresh() {
+      let timer = timers.get(this.#id);
+      return timer !== void 0 && (disarm(timer), arm(timer)), this;
+    }
+    close() {
+      return stop(this.#id), this;
+    }
+    [Symbol.toPrimitive]() {
+      return this.#id;
+    }
+    [Symbol.dispose]() {
+      stop(this.#id);
+    }
+  };
+  idl(Timeout);
+  function arm(timer) {
+    let number = ++lastArmed;
+    host.startTimer(number, timer.delay), timer.number = number, armed.set(number, timer);
+  }
+  function disarm(timer) {
+    armed.delete(timer.number) && host.stopTimer(timer.number);
+  }
   function start(callback, delay, args, repeat) {
     if (typeof callback != "function")
       throw new TypeError(`Failed to execute '${repeat ? "setInterval" : "setTimeout"}': the callback is not a function.`);
-    delay = Math.trunc(Number(delay)), delay > 0 ? delay > delayMax && (delay = 1) : delay = 0;
-    let id = ++last;
-    timers.set(id, { callback, args, delay, repeat });
-    try {
-      host.startTimer(id, delay);
-    } catch (e) {
-      throw timers.delete(id), e;
-    }
-    return id;
+    delay = Math.trunc(Number(delay)), delay > 0 ? delay > delayMax && (delay = 1) : delay = repeat ? 1 : 0;
+    let id = ++lastTimer, timer = { id, callback, args, delay, repeat, number: 0 };
+    return arm(timer), timers.set(id, timer), id;
   }
   function stop(id) {
-    id = Number(id), timers.delete(id) && host.stopTimer(id);
+    let timer = timers.get(Number(id));
+    timer !== void 0 && (timers.delete(timer.id), disarm(timer));
   }
-  function fireTimer(id) {
-    let timer = timers.get(id);
+  function fireTimer(number) {
+    let timer = armed.get(number);
     if (timer !== void 0) {
-      timer.repeat ? host.startTimer(id, Math.max(timer.delay, 1)) : timers.delete(id);
+      armed.delete(number), timer.repeat ? arm(timer) : timers.delete(timer.id);
       try {
         timer.callback.apply(globalThis, timer.args);
       } catch (e) {
@@ -485,12 +513,16 @@ var __exports = (() => {
     }
   }
   var setTimeout = function(callback, delay = 0, ...args) {
-    return start(callback, delay, args, !1);
+    return new Timeout(start(callback, delay, args, !1));
   }, setInterval = function(callback, delay = 0, ...args) {
-    return start(callback, delay, args, !0);
+    return new Timeout(start(callback, delay, args, !0));
   }, clearTimeout = function(id) {
     stop(id);
   }, clearInterval = function(id) {
+    stop(id);
+  }, setImmediate = function(callback, ...args) {
+    return new Timeout(start(callback, 0, args, !1));
+  }, clearImmediate = function(id) {
     stop(id);
   }, resolved = Promise.resolve();
   function queueMicrotask(callback) {
@@ -998,9 +1030,9 @@ Content-Type: ${type}\r
   }
 
   // js/core/ops.js
-  var pending = /* @__PURE__ */ new Map(), last2 = 0;
+  var pending = /* @__PURE__ */ new Map(), last = 0;
   function operation(start2) {
-    let { promise, resolve, reject } = Promise.withResolvers(), id = ++last2;
+    let { promise, resolve, reject } = Promise.withResolvers(), id = ++last;
     pending.set(id, { resolve, reject });
     try {
       start2(id);
@@ -1045,8 +1077,8 @@ Content-Type: ${type}\r
       }
       return this.stream;
     }
-    /** The whole body as a string or bytes; at most once. */
-    async consume() {
+    /** The whole body as a string or bytes, or a promise of that; at most once. */
+    consume() {
       if (this.unusable)
         throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
       this.used = !0;
@@ -1094,7 +1126,7 @@ Content-Type: ${type}\r
     }
     return [memoryBody(`${init}`.toWellFormed()), "text/plain;charset=UTF-8"];
   }
-  var stateOf, setState, Body = class {
+  var raw = (data) => typeof data == "string" ? utf8(data) : data, asBytes = (data) => typeof data == "string" ? utf8(data) : data.slice(), asText = (data) => typeof data != "string" ? fromUTF8(data) : data.charCodeAt(0) === 65279 ? data.slice(1) : data, stateOf, setState, Body = class {
     #state = null;
     static {
       stateOf = (body) => body.#state, setState = (body, state) => {
@@ -1107,31 +1139,32 @@ Content-Type: ${type}\r
     get bodyUsed() {
       return this.#state !== null && this.#state.disturbed;
     }
-    async #consume() {
-      return this.#state === null ? "" : this.#state.consume();
+    // The result is of a string or bytes. What is in memory goes through one promise only.
+    #read(convert) {
+      try {
+        let data = this.#state === null ? "" : this.#state.consume();
+        return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
+      } catch (e) {
+        return Promise.reject(e);
+      }
     }
-    async #bytes() {
-      let data = await this.#consume();
-      return typeof data == "string" ? utf8(data) : data;
+    text() {
+      return this.#read(asText);
     }
-    async text() {
-      let data = await this.#consume();
-      return typeof data == "string" ? data.charCodeAt(0) === 65279 ? data.slice(1) : data : fromUTF8(data);
+    json() {
+      return this.#read((data) => JSON.parse(asText(data)));
     }
-    async json() {
-      return JSON.parse(await this.text());
+    bytes() {
+      return this.#read(asBytes);
     }
-    async bytes() {
-      return (await this.#bytes()).slice();
+    arrayBuffer() {
+      return this.#read((data) => asBytes(data).buffer);
     }
-    async arrayBuffer() {
-      return (await this.#bytes()).slice().buffer;
+    blob() {
+      return this.#read((data, body) => blobOf(raw(data), body.headers.get("content-type") ?? ""));
     }
-    async blob() {
-      return blobOf(await this.#bytes(), this.headers.get("content-type") ?? "");
-    }
-    async formData() {
-      return decodeForm(await this.#bytes(), this.headers.get("content-type"));
+    formData() {
+      return this.#read((data, body) => decodeForm(raw(data), body.headers.get("content-type")));
     }
   };
   idl(Body);
@@ -1374,12 +1407,14 @@ ${new Error().stack}`.trimEnd());
     #method;
     #url;
     #headers;
+    // a flat list until somebody asks, when they came from the host
     #signal;
+    // or a function that makes it
     #redirect;
     #cf;
     #rest;
     static {
-      signalIn = (request) => request.#signal;
+      signalIn = (request) => typeof request.#signal == "function" ? void 0 : request.#signal;
     }
     constructor(input, init = void 0) {
       if (super(), input === fromHost) {
@@ -1393,18 +1428,18 @@ ${new Error().stack}`.trimEnd());
         this.#url = from.#url;
       else if (this.#url = hrefOf(input), this.#url === void 0)
         throw new TypeError(`Invalid URL: ${input}`);
-      if (this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET", this.#headers = new Headers(init?.headers ?? from?.#headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
+      if (this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET", this.#headers = new Headers(init?.headers ?? from?.headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
         throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
-      this.#cf = init?.cf ?? from?.#cf, this.#rest = {
+      if (this.#cf = init?.cf ?? from?.#cf, this.#rest = {
         integrity: init?.integrity ?? from?.#rest.integrity,
         keepalive: init?.keepalive ?? from?.#rest.keepalive,
         cache: init?.cache ?? from?.#rest.cache
-      };
-      let signal = init?.signal !== void 0 ? init.signal : from?.#signal;
-      if (signal != null) {
-        if (!(signal instanceof AbortSignal))
+      }, init?.signal === void 0)
+        this.#signal = from?.#signal;
+      else if (init.signal !== null) {
+        if (!(init.signal instanceof AbortSignal))
           throw new TypeError("Failed to construct 'Request': the signal is not an AbortSignal.");
-        this.#signal = signal;
+        this.#signal = init.signal;
       }
       let body = init?.body;
       if (body != null) {
@@ -1428,13 +1463,13 @@ ${new Error().stack}`.trimEnd());
       return this.#url;
     }
     get headers() {
-      return this.#headers;
+      return Array.isArray(this.#headers) && (this.#headers = headersOf(this.#headers, !0)), this.#headers;
     }
     get redirect() {
       return this.#redirect;
     }
     get signal() {
-      return this.#signal ??= new AbortController().signal;
+      return typeof this.#signal == "function" && (this.#signal = this.#signal()), this.#signal ??= new AbortController().signal;
     }
     get cf() {
       return this.#cf;
@@ -1452,7 +1487,7 @@ ${new Error().stack}`.trimEnd());
       let state = bodyState(this), copy = new _Request(fromHost, {
         method: this.#method,
         url: this.#url,
-        headers: new Headers(this.#headers),
+        headers: new Headers(this.headers),
         redirect: this.#redirect,
         cf: this.#cf,
         signal: this.#signal,
@@ -1473,7 +1508,7 @@ ${new Error().stack}`.trimEnd());
     return new Request(fromHost, {
       method: head.method,
       url: head.url,
-      headers: headersOf(head.headers, !0),
+      headers: head.headers,
       redirect: head.redirect,
       cf: head.cf,
       signal,
@@ -1486,6 +1521,7 @@ ${new Error().stack}`.trimEnd());
     #status = 200;
     #statusText = "";
     #headers;
+    // a flat list until somebody asks, when they came from the host
     #type = "default";
     #url = "";
     #redirected = !1;
@@ -1552,7 +1588,7 @@ ${new Error().stack}`.trimEnd());
       return this.#status >= 200 && this.#status <= 299;
     }
     get headers() {
-      return this.#headers;
+      return Array.isArray(this.#headers) && (this.#headers = headersOf(this.#headers, !0)), this.#headers;
     }
     get type() {
       return this.#type;
@@ -1579,7 +1615,7 @@ ${new Error().stack}`.trimEnd());
       return new _Response(fromHost2, {
         status: this.#status,
         statusText: this.#statusText,
-        headers: new Headers(this.#headers),
+        headers: new Headers(this.headers),
         type: this.#type,
         url: this.#url,
         redirected: this.#redirected,
@@ -1593,7 +1629,7 @@ ${new Error().stack}`.trimEnd());
     return new Response(fromHost2, {
       status: head.status,
       statusText: head.statusText ?? "",
-      headers: headersOf(head.headers, !0),
+      headers: head.headers,
       url: head.url,
       redirected: head.redirected,
       cf: head.cf,
@@ -1638,8 +1674,8 @@ ${new Error().stack}`.trimEnd());
     }), body];
   }
   function takeRequest(head, bytes, stream) {
-    let controller = new AbortController();
-    return { request: requestFromHost(JSON.parse(head), bytes, stream, controller.signal), abort: () => controller.abort(new DOMException("The client disconnected.", "AbortError")) };
+    let controller, made = () => controller ??= new AbortController();
+    return { request: requestFromHost(JSON.parse(head), bytes, stream, () => made().signal), abort: () => made().abort(new DOMException("The client disconnected.", "AbortError")) };
   }
   function takeResponse(head, bytes, stream) {
     return responseFromHost(JSON.parse(head), bytes, stream);
@@ -1651,6 +1687,8 @@ ${new Error().stack}`.trimEnd());
     }
     if (!(message instanceof Response))
       throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
+    if (message.status === 0)
+      throw new TypeError("A Response of Response.error() cannot be sent.");
     let body = bodyOut(message);
     return [JSON.stringify({
       status: message.status,
@@ -1696,6 +1734,50 @@ ${new Error().stack}`.trimEnd());
       return out.length = at, out;
     });
   }
+
+  // js/core/process.js
+  var process = {
+    argv: ["node"],
+    arch: "",
+    browser: !1,
+    cwd: () => "/",
+    emitWarning: (warning) => globalThis.console.warn(`${warning?.message ?? warning}`),
+    env: {},
+    execArgv: [],
+    exit() {
+      throw new Error("process.exit is not supported in a worker");
+    },
+    hrtime: Object.assign((before) => {
+      let now = host.now(), at = [Math.floor(now / 1e3), Math.round(now % 1e3 * 1e6)];
+      if (before === void 0)
+        return at;
+      let nanos = at[1] - before[1];
+      return nanos < 0 ? [at[0] - before[0] - 1, nanos + 1e9] : [at[0] - before[0], nanos];
+    }, { bigint: () => BigInt(Math.round(host.now() * 1e6)) }),
+    memoryUsage: () => ({ rss: 0, heapTotal: 0, heapUsed: 0, external: 0, arrayBuffers: 0 }),
+    nextTick(f, ...args) {
+      queueMicrotask(() => f(...args));
+    },
+    off() {
+      return process;
+    },
+    on() {
+      return process;
+    },
+    once() {
+      return process;
+    },
+    emit: () => !1,
+    pid: 1,
+    platform: "linux",
+    stderr: { write: (text) => (globalThis.console.error(`${text}`), !0) },
+    stdout: { write: (text) => (globalThis.console.log(`${text}`), !0) },
+    title: "worker",
+    umask: () => 0,
+    uptime: () => 0,
+    version: "v22.0.0",
+    versions: { node: "22.0.0" }
+  };
 
   // js/core/clone.js
   function structuredClone(value, options = {}) {
@@ -1797,19 +1879,23 @@ ${new Error().stack}`.trimEnd());
     URLSearchParams,
     atob,
     btoa,
+    clearImmediate,
     clearInterval,
     clearTimeout,
     fetch,
     queueMicrotask,
     reportError,
+    setImmediate,
     setInterval,
     setTimeout,
     structuredClone,
     console,
     crypto,
+    process,
     navigator: new Navigator(),
     performance: new Performance(),
     scheduler: new Scheduler(),
+    global: globalThis,
     self: globalThis,
     addEventListener: (...args) => globalTarget2.addEventListener(...args),
     removeEventListener: (...args) => globalTarget2.removeEventListener(...args),
@@ -1837,11 +1923,12 @@ ${new Error().stack}`.trimEnd());
     "WritableStreamDefaultWriter"
   ], () => chunk("streams").classes);
   lazyGlobals(["URLPattern"], () => chunk("urlpattern"));
+  lazyGlobals(["Buffer"], () => chunk("node").modules.buffer);
   lazyGlobals(["CryptoKey", "SubtleCrypto"], () => chunk("subtle"));
   notSupported();
   onUncaught(logError, (type, reason, promise) => {
     let init = { cancelable: !0 };
-    return type === "error" ? (Object.assign(init, { error: reason, message: `${reason?.message ?? reason}` }), globalTarget2.dispatchEvent(trusted2(new ErrorEvent2(type, init)))) : (Object.assign(init, { promise, reason }), globalTarget2.dispatchEvent(trusted2(new PromiseRejectionEvent2(type, init))));
+    return type === "error" ? (Object.assign(init, { error: reason, message: `Uncaught ${reason}` }), globalTarget2.dispatchEvent(trusted2(new ErrorEvent2(type, init)))) : (Object.assign(init, { promise, reason }), globalTarget2.dispatchEvent(trusted2(new PromiseRejectionEvent2(type, init))));
   });
   chunk.core = {
     AbortSignal,
@@ -1867,6 +1954,7 @@ ${new Error().stack}`.trimEnd());
     idl,
     need,
     operation,
+    process,
     reportError,
     usv,
     utf8

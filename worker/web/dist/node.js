@@ -128,13 +128,13 @@ var __exports = (() => {
        * @license  MIT
        */
       var base64 = require_base64_js(), ieee754 = require_ieee754(), customInspectSymbol = typeof Symbol == "function" && typeof Symbol.for == "function" ? /* @__PURE__ */ Symbol.for("nodejs.util.inspect.custom") : null;
-      exports.Buffer = Buffer3;
+      exports.Buffer = Buffer4;
       exports.SlowBuffer = SlowBuffer2;
       exports.INSPECT_MAX_BYTES = 50;
       var K_MAX_LENGTH = 2147483647;
       exports.kMaxLength = K_MAX_LENGTH;
-      Buffer3.TYPED_ARRAY_SUPPORT = typedArraySupport();
-      !Buffer3.TYPED_ARRAY_SUPPORT && typeof console < "u" && typeof console.error == "function" && console.error(
+      Buffer4.TYPED_ARRAY_SUPPORT = typedArraySupport();
+      !Buffer4.TYPED_ARRAY_SUPPORT && typeof console < "u" && typeof console.error == "function" && console.error(
         "This browser lacks typed array (Uint8Array) support which is required by `buffer` v5.x. Use `buffer` v4.x if you require old browser support."
       );
       function typedArraySupport() {
@@ -147,17 +147,17 @@ var __exports = (() => {
           return !1;
         }
       }
-      Object.defineProperty(Buffer3.prototype, "parent", {
+      Object.defineProperty(Buffer4.prototype, "parent", {
         enumerable: !0,
         get: function() {
-          if (Buffer3.isBuffer(this))
+          if (Buffer4.isBuffer(this))
             return this.buffer;
         }
       });
-      Object.defineProperty(Buffer3.prototype, "offset", {
+      Object.defineProperty(Buffer4.prototype, "offset", {
         enumerable: !0,
         get: function() {
-          if (Buffer3.isBuffer(this))
+          if (Buffer4.isBuffer(this))
             return this.byteOffset;
         }
       });
@@ -165,9 +165,9 @@ var __exports = (() => {
         if (length > K_MAX_LENGTH)
           throw new RangeError('The value "' + length + '" is invalid for option "size"');
         let buf = new Uint8Array(length);
-        return Object.setPrototypeOf(buf, Buffer3.prototype), buf;
+        return Object.setPrototypeOf(buf, Buffer4.prototype), buf;
       }
-      function Buffer3(arg, encodingOrOffset, length) {
+      function Buffer4(arg, encodingOrOffset, length) {
         if (typeof arg == "number") {
           if (typeof encodingOrOffset == "string")
             throw new TypeError(
@@ -177,7 +177,7 @@ var __exports = (() => {
         }
         return from(arg, encodingOrOffset, length);
       }
-      Buffer3.poolSize = 8192;
+      Buffer4.poolSize = 8192;
       function from(value, encodingOrOffset, length) {
         if (typeof value == "string")
           return fromString(value, encodingOrOffset);
@@ -195,20 +195,20 @@ var __exports = (() => {
           );
         let valueOf = value.valueOf && value.valueOf();
         if (valueOf != null && valueOf !== value)
-          return Buffer3.from(valueOf, encodingOrOffset, length);
+          return Buffer4.from(valueOf, encodingOrOffset, length);
         let b = fromObject(value);
         if (b) return b;
         if (typeof Symbol < "u" && Symbol.toPrimitive != null && typeof value[Symbol.toPrimitive] == "function")
-          return Buffer3.from(value[Symbol.toPrimitive]("string"), encodingOrOffset, length);
+          return Buffer4.from(value[Symbol.toPrimitive]("string"), encodingOrOffset, length);
         throw new TypeError(
           "The first argument must be one of type string, Buffer, ArrayBuffer, Array, or Array-like Object. Received type " + typeof value
         );
       }
-      Buffer3.from = function(value, encodingOrOffset, length) {
+      Buffer4.from = function(value, encodingOrOffset, length) {
         return from(value, encodingOrOffset, length);
       };
-      Object.setPrototypeOf(Buffer3.prototype, Uint8Array.prototype);
-      Object.setPrototypeOf(Buffer3, Uint8Array);
+      Object.setPrototypeOf(Buffer4.prototype, Uint8Array.prototype);
+      Object.setPrototypeOf(Buffer4, Uint8Array);
       function assertSize(size) {
         if (typeof size != "number")
           throw new TypeError('"size" argument must be of type number');
@@ -218,20 +218,20 @@ var __exports = (() => {
       function alloc(size, fill, encoding) {
         return assertSize(size), size <= 0 ? createBuffer(size) : fill !== void 0 ? typeof encoding == "string" ? createBuffer(size).fill(fill, encoding) : createBuffer(size).fill(fill) : createBuffer(size);
       }
-      Buffer3.alloc = function(size, fill, encoding) {
+      Buffer4.alloc = function(size, fill, encoding) {
         return alloc(size, fill, encoding);
       };
       function allocUnsafe(size) {
         return assertSize(size), createBuffer(size < 0 ? 0 : checked(size) | 0);
       }
-      Buffer3.allocUnsafe = function(size) {
+      Buffer4.allocUnsafe = function(size) {
         return allocUnsafe(size);
       };
-      Buffer3.allocUnsafeSlow = function(size) {
+      Buffer4.allocUnsafeSlow = function(size) {
         return allocUnsafe(size);
       };
       function fromString(string, encoding) {
-        if ((typeof encoding != "string" || encoding === "") && (encoding = "utf8"), !Buffer3.isEncoding(encoding))
+        if ((typeof encoding != "string" || encoding === "") && (encoding = "utf8"), !Buffer4.isEncoding(encoding))
           throw new TypeError("Unknown encoding: " + encoding);
         let length = byteLength(string, encoding) | 0, buf = createBuffer(length), actual = buf.write(string, encoding);
         return actual !== length && (buf = buf.slice(0, actual)), buf;
@@ -255,10 +255,10 @@ var __exports = (() => {
         if (array.byteLength < byteOffset + (length || 0))
           throw new RangeError('"length" is outside of buffer bounds');
         let buf;
-        return byteOffset === void 0 && length === void 0 ? buf = new Uint8Array(array) : length === void 0 ? buf = new Uint8Array(array, byteOffset) : buf = new Uint8Array(array, byteOffset, length), Object.setPrototypeOf(buf, Buffer3.prototype), buf;
+        return byteOffset === void 0 && length === void 0 ? buf = new Uint8Array(array) : length === void 0 ? buf = new Uint8Array(array, byteOffset) : buf = new Uint8Array(array, byteOffset, length), Object.setPrototypeOf(buf, Buffer4.prototype), buf;
       }
       function fromObject(obj) {
-        if (Buffer3.isBuffer(obj)) {
+        if (Buffer4.isBuffer(obj)) {
           let len = checked(obj.length) | 0, buf = createBuffer(len);
           return buf.length === 0 || obj.copy(buf, 0, 0, len), buf;
         }
@@ -273,13 +273,13 @@ var __exports = (() => {
         return length | 0;
       }
       function SlowBuffer2(length) {
-        return +length != length && (length = 0), Buffer3.alloc(+length);
+        return +length != length && (length = 0), Buffer4.alloc(+length);
       }
-      Buffer3.isBuffer = function(b) {
-        return b != null && b._isBuffer === !0 && b !== Buffer3.prototype;
+      Buffer4.isBuffer = function(b) {
+        return b != null && b._isBuffer === !0 && b !== Buffer4.prototype;
       };
-      Buffer3.compare = function(a, b) {
-        if (isInstance(a, Uint8Array) && (a = Buffer3.from(a, a.offset, a.byteLength)), isInstance(b, Uint8Array) && (b = Buffer3.from(b, b.offset, b.byteLength)), !Buffer3.isBuffer(a) || !Buffer3.isBuffer(b))
+      Buffer4.compare = function(a, b) {
+        if (isInstance(a, Uint8Array) && (a = Buffer4.from(a, a.offset, a.byteLength)), isInstance(b, Uint8Array) && (b = Buffer4.from(b, b.offset, b.byteLength)), !Buffer4.isBuffer(a) || !Buffer4.isBuffer(b))
           throw new TypeError(
             'The "buf1", "buf2" arguments must be one of type Buffer or Uint8Array'
           );
@@ -292,7 +292,7 @@ var __exports = (() => {
           }
         return x < y ? -1 : y < x ? 1 : 0;
       };
-      Buffer3.isEncoding = function(encoding) {
+      Buffer4.isEncoding = function(encoding) {
         switch (String(encoding).toLowerCase()) {
           case "hex":
           case "utf8":
@@ -310,25 +310,25 @@ var __exports = (() => {
             return !1;
         }
       };
-      Buffer3.concat = function(list, length) {
+      Buffer4.concat = function(list, length) {
         if (!Array.isArray(list))
           throw new TypeError('"list" argument must be an Array of Buffers');
         if (list.length === 0)
-          return Buffer3.alloc(0);
+          return Buffer4.alloc(0);
         let i;
         if (length === void 0)
           for (length = 0, i = 0; i < list.length; ++i)
             length += list[i].length;
-        let buffer = Buffer3.allocUnsafe(length), pos = 0;
+        let buffer = Buffer4.allocUnsafe(length), pos = 0;
         for (i = 0; i < list.length; ++i) {
           let buf = list[i];
           if (isInstance(buf, Uint8Array))
-            pos + buf.length > buffer.length ? (Buffer3.isBuffer(buf) || (buf = Buffer3.from(buf)), buf.copy(buffer, pos)) : Uint8Array.prototype.set.call(
+            pos + buf.length > buffer.length ? (Buffer4.isBuffer(buf) || (buf = Buffer4.from(buf)), buf.copy(buffer, pos)) : Uint8Array.prototype.set.call(
               buffer,
               buf,
               pos
             );
-          else if (Buffer3.isBuffer(buf))
+          else if (Buffer4.isBuffer(buf))
             buf.copy(buffer, pos);
           else
             throw new TypeError('"list" argument must be an Array of Buffers');
@@ -337,7 +337,7 @@ var __exports = (() => {
         return buffer;
       };
       function byteLength(string, encoding) {
-        if (Buffer3.isBuffer(string))
+        if (Buffer4.isBuffer(string))
           return string.length;
         if (ArrayBuffer.isView(string) || isInstance(string, ArrayBuffer))
           return string.byteLength;
@@ -372,7 +372,7 @@ var __exports = (() => {
               encoding = ("" + encoding).toLowerCase(), loweredCase = !0;
           }
       }
-      Buffer3.byteLength = byteLength;
+      Buffer4.byteLength = byteLength;
       function slowToString(encoding, start, end) {
         let loweredCase = !1;
         if ((start === void 0 || start < 0) && (start = 0), start > this.length || ((end === void 0 || end > this.length) && (end = this.length), end <= 0) || (end >>>= 0, start >>>= 0, end <= start))
@@ -401,12 +401,12 @@ var __exports = (() => {
               encoding = (encoding + "").toLowerCase(), loweredCase = !0;
           }
       }
-      Buffer3.prototype._isBuffer = !0;
+      Buffer4.prototype._isBuffer = !0;
       function swap(b, n, m) {
         let i = b[n];
         b[n] = b[m], b[m] = i;
       }
-      Buffer3.prototype.swap16 = function() {
+      Buffer4.prototype.swap16 = function() {
         let len = this.length;
         if (len % 2 !== 0)
           throw new RangeError("Buffer size must be a multiple of 16-bits");
@@ -414,7 +414,7 @@ var __exports = (() => {
           swap(this, i, i + 1);
         return this;
       };
-      Buffer3.prototype.swap32 = function() {
+      Buffer4.prototype.swap32 = function() {
         let len = this.length;
         if (len % 4 !== 0)
           throw new RangeError("Buffer size must be a multiple of 32-bits");
@@ -422,7 +422,7 @@ var __exports = (() => {
           swap(this, i, i + 3), swap(this, i + 1, i + 2);
         return this;
       };
-      Buffer3.prototype.swap64 = function() {
+      Buffer4.prototype.swap64 = function() {
         let len = this.length;
         if (len % 8 !== 0)
           throw new RangeError("Buffer size must be a multiple of 64-bits");
@@ -430,22 +430,22 @@ var __exports = (() => {
           swap(this, i, i + 7), swap(this, i + 1, i + 6), swap(this, i + 2, i + 5), swap(this, i + 3, i + 4);
         return this;
       };
-      Buffer3.prototype.toString = function() {
+      Buffer4.prototype.toString = function() {
         let length = this.length;
         return length === 0 ? "" : arguments.length === 0 ? utf8Slice(this, 0, length) : slowToString.apply(this, arguments);
       };
-      Buffer3.prototype.toLocaleString = Buffer3.prototype.toString;
-      Buffer3.prototype.equals = function(b) {
-        if (!Buffer3.isBuffer(b)) throw new TypeError("Argument must be a Buffer");
-        return this === b ? !0 : Buffer3.compare(this, b) === 0;
+      Buffer4.prototype.toLocaleString = Buffer4.prototype.toString;
+      Buffer4.prototype.equals = function(b) {
+        if (!Buffer4.isBuffer(b)) throw new TypeError("Argument must be a Buffer");
+        return this === b ? !0 : Buffer4.compare(this, b) === 0;
       };
-      Buffer3.prototype.inspect = function() {
+      Buffer4.prototype.inspect = function() {
         let str = "", max = exports.INSPECT_MAX_BYTES;
         return str = this.toString("hex", 0, max).replace(/(.{2})/g, "$1 ").trim(), this.length > max && (str += " ... "), "<Buffer " + str + ">";
       };
-      customInspectSymbol && (Buffer3.prototype[customInspectSymbol] = Buffer3.prototype.inspect);
-      Buffer3.prototype.compare = function(target, start, end, thisStart, thisEnd) {
-        if (isInstance(target, Uint8Array) && (target = Buffer3.from(target, target.offset, target.byteLength)), !Buffer3.isBuffer(target))
+      customInspectSymbol && (Buffer4.prototype[customInspectSymbol] = Buffer4.prototype.inspect);
+      Buffer4.prototype.compare = function(target, start, end, thisStart, thisEnd) {
+        if (isInstance(target, Uint8Array) && (target = Buffer4.from(target, target.offset, target.byteLength)), !Buffer4.isBuffer(target))
           throw new TypeError(
             'The "target" argument must be one of type Buffer or Uint8Array. Received type ' + typeof target
           );
@@ -474,7 +474,7 @@ var __exports = (() => {
         } else if (byteOffset < 0)
           if (dir) byteOffset = 0;
           else return -1;
-        if (typeof val == "string" && (val = Buffer3.from(val, encoding)), Buffer3.isBuffer(val))
+        if (typeof val == "string" && (val = Buffer4.from(val, encoding)), Buffer4.isBuffer(val))
           return val.length === 0 ? -1 : arrayIndexOf(buffer, val, byteOffset, encoding, dir);
         if (typeof val == "number")
           return val = val & 255, typeof Uint8Array.prototype.indexOf == "function" ? dir ? Uint8Array.prototype.indexOf.call(buffer, val, byteOffset) : Uint8Array.prototype.lastIndexOf.call(buffer, val, byteOffset) : arrayIndexOf(buffer, [val], byteOffset, encoding, dir);
@@ -510,13 +510,13 @@ var __exports = (() => {
           }
         return -1;
       }
-      Buffer3.prototype.includes = function(val, byteOffset, encoding) {
+      Buffer4.prototype.includes = function(val, byteOffset, encoding) {
         return this.indexOf(val, byteOffset, encoding) !== -1;
       };
-      Buffer3.prototype.indexOf = function(val, byteOffset, encoding) {
+      Buffer4.prototype.indexOf = function(val, byteOffset, encoding) {
         return bidirectionalIndexOf(this, val, byteOffset, encoding, !0);
       };
-      Buffer3.prototype.lastIndexOf = function(val, byteOffset, encoding) {
+      Buffer4.prototype.lastIndexOf = function(val, byteOffset, encoding) {
         return bidirectionalIndexOf(this, val, byteOffset, encoding, !1);
       };
       function hexWrite(buf, string, offset, length) {
@@ -545,7 +545,7 @@ var __exports = (() => {
       function ucs2Write(buf, string, offset, length) {
         return blitBuffer(utf16leToBytes(string, buf.length - offset), buf, offset, length);
       }
-      Buffer3.prototype.write = function(string, offset, length, encoding) {
+      Buffer4.prototype.write = function(string, offset, length, encoding) {
         if (offset === void 0)
           encoding = "utf8", length = this.length, offset = 0;
         else if (length === void 0 && typeof offset == "string")
@@ -584,7 +584,7 @@ var __exports = (() => {
               encoding = ("" + encoding).toLowerCase(), loweredCase = !0;
           }
       };
-      Buffer3.prototype.toJSON = function() {
+      Buffer4.prototype.toJSON = function() {
         return {
           type: "Buffer",
           data: Array.prototype.slice.call(this._arr || this, 0)
@@ -659,100 +659,100 @@ var __exports = (() => {
           res += String.fromCharCode(bytes[i] + bytes[i + 1] * 256);
         return res;
       }
-      Buffer3.prototype.slice = function(start, end) {
+      Buffer4.prototype.slice = function(start, end) {
         let len = this.length;
         start = ~~start, end = end === void 0 ? len : ~~end, start < 0 ? (start += len, start < 0 && (start = 0)) : start > len && (start = len), end < 0 ? (end += len, end < 0 && (end = 0)) : end > len && (end = len), end < start && (end = start);
         let newBuf = this.subarray(start, end);
-        return Object.setPrototypeOf(newBuf, Buffer3.prototype), newBuf;
+        return Object.setPrototypeOf(newBuf, Buffer4.prototype), newBuf;
       };
       function checkOffset(offset, ext, length) {
         if (offset % 1 !== 0 || offset < 0) throw new RangeError("offset is not uint");
         if (offset + ext > length) throw new RangeError("Trying to access beyond buffer length");
       }
-      Buffer3.prototype.readUintLE = Buffer3.prototype.readUIntLE = function(offset, byteLength2, noAssert) {
+      Buffer4.prototype.readUintLE = Buffer4.prototype.readUIntLE = function(offset, byteLength2, noAssert) {
         offset = offset >>> 0, byteLength2 = byteLength2 >>> 0, noAssert || checkOffset(offset, byteLength2, this.length);
         let val = this[offset], mul = 1, i = 0;
         for (; ++i < byteLength2 && (mul *= 256); )
           val += this[offset + i] * mul;
         return val;
       };
-      Buffer3.prototype.readUintBE = Buffer3.prototype.readUIntBE = function(offset, byteLength2, noAssert) {
+      Buffer4.prototype.readUintBE = Buffer4.prototype.readUIntBE = function(offset, byteLength2, noAssert) {
         offset = offset >>> 0, byteLength2 = byteLength2 >>> 0, noAssert || checkOffset(offset, byteLength2, this.length);
         let val = this[offset + --byteLength2], mul = 1;
         for (; byteLength2 > 0 && (mul *= 256); )
           val += this[offset + --byteLength2] * mul;
         return val;
       };
-      Buffer3.prototype.readUint8 = Buffer3.prototype.readUInt8 = function(offset, noAssert) {
+      Buffer4.prototype.readUint8 = Buffer4.prototype.readUInt8 = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 1, this.length), this[offset];
       };
-      Buffer3.prototype.readUint16LE = Buffer3.prototype.readUInt16LE = function(offset, noAssert) {
+      Buffer4.prototype.readUint16LE = Buffer4.prototype.readUInt16LE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 2, this.length), this[offset] | this[offset + 1] << 8;
       };
-      Buffer3.prototype.readUint16BE = Buffer3.prototype.readUInt16BE = function(offset, noAssert) {
+      Buffer4.prototype.readUint16BE = Buffer4.prototype.readUInt16BE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 2, this.length), this[offset] << 8 | this[offset + 1];
       };
-      Buffer3.prototype.readUint32LE = Buffer3.prototype.readUInt32LE = function(offset, noAssert) {
+      Buffer4.prototype.readUint32LE = Buffer4.prototype.readUInt32LE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 4, this.length), (this[offset] | this[offset + 1] << 8 | this[offset + 2] << 16) + this[offset + 3] * 16777216;
       };
-      Buffer3.prototype.readUint32BE = Buffer3.prototype.readUInt32BE = function(offset, noAssert) {
+      Buffer4.prototype.readUint32BE = Buffer4.prototype.readUInt32BE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 4, this.length), this[offset] * 16777216 + (this[offset + 1] << 16 | this[offset + 2] << 8 | this[offset + 3]);
       };
-      Buffer3.prototype.readBigUInt64LE = defineBigIntMethod(function(offset) {
+      Buffer4.prototype.readBigUInt64LE = defineBigIntMethod(function(offset) {
         offset = offset >>> 0, validateNumber(offset, "offset");
         let first = this[offset], last = this[offset + 7];
         (first === void 0 || last === void 0) && boundsError(offset, this.length - 8);
         let lo = first + this[++offset] * 2 ** 8 + this[++offset] * 2 ** 16 + this[++offset] * 2 ** 24, hi = this[++offset] + this[++offset] * 2 ** 8 + this[++offset] * 2 ** 16 + last * 2 ** 24;
         return BigInt(lo) + (BigInt(hi) << BigInt(32));
       });
-      Buffer3.prototype.readBigUInt64BE = defineBigIntMethod(function(offset) {
+      Buffer4.prototype.readBigUInt64BE = defineBigIntMethod(function(offset) {
         offset = offset >>> 0, validateNumber(offset, "offset");
         let first = this[offset], last = this[offset + 7];
         (first === void 0 || last === void 0) && boundsError(offset, this.length - 8);
         let hi = first * 2 ** 24 + this[++offset] * 2 ** 16 + this[++offset] * 2 ** 8 + this[++offset], lo = this[++offset] * 2 ** 24 + this[++offset] * 2 ** 16 + this[++offset] * 2 ** 8 + last;
         return (BigInt(hi) << BigInt(32)) + BigInt(lo);
       });
-      Buffer3.prototype.readIntLE = function(offset, byteLength2, noAssert) {
+      Buffer4.prototype.readIntLE = function(offset, byteLength2, noAssert) {
         offset = offset >>> 0, byteLength2 = byteLength2 >>> 0, noAssert || checkOffset(offset, byteLength2, this.length);
         let val = this[offset], mul = 1, i = 0;
         for (; ++i < byteLength2 && (mul *= 256); )
           val += this[offset + i] * mul;
         return mul *= 128, val >= mul && (val -= Math.pow(2, 8 * byteLength2)), val;
       };
-      Buffer3.prototype.readIntBE = function(offset, byteLength2, noAssert) {
+      Buffer4.prototype.readIntBE = function(offset, byteLength2, noAssert) {
         offset = offset >>> 0, byteLength2 = byteLength2 >>> 0, noAssert || checkOffset(offset, byteLength2, this.length);
         let i = byteLength2, mul = 1, val = this[offset + --i];
         for (; i > 0 && (mul *= 256); )
           val += this[offset + --i] * mul;
         return mul *= 128, val >= mul && (val -= Math.pow(2, 8 * byteLength2)), val;
       };
-      Buffer3.prototype.readInt8 = function(offset, noAssert) {
+      Buffer4.prototype.readInt8 = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 1, this.length), this[offset] & 128 ? (255 - this[offset] + 1) * -1 : this[offset];
       };
-      Buffer3.prototype.readInt16LE = function(offset, noAssert) {
+      Buffer4.prototype.readInt16LE = function(offset, noAssert) {
         offset = offset >>> 0, noAssert || checkOffset(offset, 2, this.length);
         let val = this[offset] | this[offset + 1] << 8;
         return val & 32768 ? val | 4294901760 : val;
       };
-      Buffer3.prototype.readInt16BE = function(offset, noAssert) {
+      Buffer4.prototype.readInt16BE = function(offset, noAssert) {
         offset = offset >>> 0, noAssert || checkOffset(offset, 2, this.length);
         let val = this[offset + 1] | this[offset] << 8;
         return val & 32768 ? val | 4294901760 : val;
       };
-      Buffer3.prototype.readInt32LE = function(offset, noAssert) {
+      Buffer4.prototype.readInt32LE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 4, this.length), this[offset] | this[offset + 1] << 8 | this[offset + 2] << 16 | this[offset + 3] << 24;
       };
-      Buffer3.prototype.readInt32BE = function(offset, noAssert) {
+      Buffer4.prototype.readInt32BE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 4, this.length), this[offset] << 24 | this[offset + 1] << 16 | this[offset + 2] << 8 | this[offset + 3];
       };
-      Buffer3.prototype.readBigInt64LE = defineBigIntMethod(function(offset) {
+      Buffer4.prototype.readBigInt64LE = defineBigIntMethod(function(offset) {
         offset = offset >>> 0, validateNumber(offset, "offset");
         let first = this[offset], last = this[offset + 7];
         (first === void 0 || last === void 0) && boundsError(offset, this.length - 8);
         let val = this[offset + 4] + this[offset + 5] * 2 ** 8 + this[offset + 6] * 2 ** 16 + (last << 24);
         return (BigInt(val) << BigInt(32)) + BigInt(first + this[++offset] * 2 ** 8 + this[++offset] * 2 ** 16 + this[++offset] * 2 ** 24);
       });
-      Buffer3.prototype.readBigInt64BE = defineBigIntMethod(function(offset) {
+      Buffer4.prototype.readBigInt64BE = defineBigIntMethod(function(offset) {
         offset = offset >>> 0, validateNumber(offset, "offset");
         let first = this[offset], last = this[offset + 7];
         (first === void 0 || last === void 0) && boundsError(offset, this.length - 8);
@@ -760,24 +760,24 @@ var __exports = (() => {
         this[++offset] * 2 ** 16 + this[++offset] * 2 ** 8 + this[++offset];
         return (BigInt(val) << BigInt(32)) + BigInt(this[++offset] * 2 ** 24 + this[++offset] * 2 ** 16 + this[++offset] * 2 ** 8 + last);
       });
-      Buffer3.prototype.readFloatLE = function(offset, noAssert) {
+      Buffer4.prototype.readFloatLE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 4, this.length), ieee754.read(this, offset, !0, 23, 4);
       };
-      Buffer3.prototype.readFloatBE = function(offset, noAssert) {
+      Buffer4.prototype.readFloatBE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 4, this.length), ieee754.read(this, offset, !1, 23, 4);
       };
-      Buffer3.prototype.readDoubleLE = function(offset, noAssert) {
+      Buffer4.prototype.readDoubleLE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 8, this.length), ieee754.read(this, offset, !0, 52, 8);
       };
-      Buffer3.prototype.readDoubleBE = function(offset, noAssert) {
+      Buffer4.prototype.readDoubleBE = function(offset, noAssert) {
         return offset = offset >>> 0, noAssert || checkOffset(offset, 8, this.length), ieee754.read(this, offset, !1, 52, 8);
       };
       function checkInt(buf, value, offset, ext, max, min) {
-        if (!Buffer3.isBuffer(buf)) throw new TypeError('"buffer" argument must be a Buffer instance');
+        if (!Buffer4.isBuffer(buf)) throw new TypeError('"buffer" argument must be a Buffer instance');
         if (value > max || value < min) throw new RangeError('"value" argument is out of bounds');
         if (offset + ext > buf.length) throw new RangeError("Index out of range");
       }
-      Buffer3.prototype.writeUintLE = Buffer3.prototype.writeUIntLE = function(value, offset, byteLength2, noAssert) {
+      Buffer4.prototype.writeUintLE = Buffer4.prototype.writeUIntLE = function(value, offset, byteLength2, noAssert) {
         if (value = +value, offset = offset >>> 0, byteLength2 = byteLength2 >>> 0, !noAssert) {
           let maxBytes = Math.pow(2, 8 * byteLength2) - 1;
           checkInt(this, value, offset, byteLength2, maxBytes, 0);
@@ -787,7 +787,7 @@ var __exports = (() => {
           this[offset + i] = value / mul & 255;
         return offset + byteLength2;
       };
-      Buffer3.prototype.writeUintBE = Buffer3.prototype.writeUIntBE = function(value, offset, byteLength2, noAssert) {
+      Buffer4.prototype.writeUintBE = Buffer4.prototype.writeUIntBE = function(value, offset, byteLength2, noAssert) {
         if (value = +value, offset = offset >>> 0, byteLength2 = byteLength2 >>> 0, !noAssert) {
           let maxBytes = Math.pow(2, 8 * byteLength2) - 1;
           checkInt(this, value, offset, byteLength2, maxBytes, 0);
@@ -797,19 +797,19 @@ var __exports = (() => {
           this[offset + i] = value / mul & 255;
         return offset + byteLength2;
       };
-      Buffer3.prototype.writeUint8 = Buffer3.prototype.writeUInt8 = function(value, offset, noAssert) {
+      Buffer4.prototype.writeUint8 = Buffer4.prototype.writeUInt8 = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 1, 255, 0), this[offset] = value & 255, offset + 1;
       };
-      Buffer3.prototype.writeUint16LE = Buffer3.prototype.writeUInt16LE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeUint16LE = Buffer4.prototype.writeUInt16LE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 2, 65535, 0), this[offset] = value & 255, this[offset + 1] = value >>> 8, offset + 2;
       };
-      Buffer3.prototype.writeUint16BE = Buffer3.prototype.writeUInt16BE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeUint16BE = Buffer4.prototype.writeUInt16BE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 2, 65535, 0), this[offset] = value >>> 8, this[offset + 1] = value & 255, offset + 2;
       };
-      Buffer3.prototype.writeUint32LE = Buffer3.prototype.writeUInt32LE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeUint32LE = Buffer4.prototype.writeUInt32LE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 4, 4294967295, 0), this[offset + 3] = value >>> 24, this[offset + 2] = value >>> 16, this[offset + 1] = value >>> 8, this[offset] = value & 255, offset + 4;
       };
-      Buffer3.prototype.writeUint32BE = Buffer3.prototype.writeUInt32BE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeUint32BE = Buffer4.prototype.writeUInt32BE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 4, 4294967295, 0), this[offset] = value >>> 24, this[offset + 1] = value >>> 16, this[offset + 2] = value >>> 8, this[offset + 3] = value & 255, offset + 4;
       };
       function wrtBigUInt64LE(buf, value, offset, min, max) {
@@ -826,13 +826,13 @@ var __exports = (() => {
         let hi = Number(value >> BigInt(32) & BigInt(4294967295));
         return buf[offset + 3] = hi, hi = hi >> 8, buf[offset + 2] = hi, hi = hi >> 8, buf[offset + 1] = hi, hi = hi >> 8, buf[offset] = hi, offset + 8;
       }
-      Buffer3.prototype.writeBigUInt64LE = defineBigIntMethod(function(value, offset = 0) {
+      Buffer4.prototype.writeBigUInt64LE = defineBigIntMethod(function(value, offset = 0) {
         return wrtBigUInt64LE(this, value, offset, BigInt(0), BigInt("0xffffffffffffffff"));
       });
-      Buffer3.prototype.writeBigUInt64BE = defineBigIntMethod(function(value, offset = 0) {
+      Buffer4.prototype.writeBigUInt64BE = defineBigIntMethod(function(value, offset = 0) {
         return wrtBigUInt64BE(this, value, offset, BigInt(0), BigInt("0xffffffffffffffff"));
       });
-      Buffer3.prototype.writeIntLE = function(value, offset, byteLength2, noAssert) {
+      Buffer4.prototype.writeIntLE = function(value, offset, byteLength2, noAssert) {
         if (value = +value, offset = offset >>> 0, !noAssert) {
           let limit = Math.pow(2, 8 * byteLength2 - 1);
           checkInt(this, value, offset, byteLength2, limit - 1, -limit);
@@ -842,7 +842,7 @@ var __exports = (() => {
           value < 0 && sub === 0 && this[offset + i - 1] !== 0 && (sub = 1), this[offset + i] = (value / mul >> 0) - sub & 255;
         return offset + byteLength2;
       };
-      Buffer3.prototype.writeIntBE = function(value, offset, byteLength2, noAssert) {
+      Buffer4.prototype.writeIntBE = function(value, offset, byteLength2, noAssert) {
         if (value = +value, offset = offset >>> 0, !noAssert) {
           let limit = Math.pow(2, 8 * byteLength2 - 1);
           checkInt(this, value, offset, byteLength2, limit - 1, -limit);
@@ -852,25 +852,25 @@ var __exports = (() => {
           value < 0 && sub === 0 && this[offset + i + 1] !== 0 && (sub = 1), this[offset + i] = (value / mul >> 0) - sub & 255;
         return offset + byteLength2;
       };
-      Buffer3.prototype.writeInt8 = function(value, offset, noAssert) {
+      Buffer4.prototype.writeInt8 = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 1, 127, -128), value < 0 && (value = 255 + value + 1), this[offset] = value & 255, offset + 1;
       };
-      Buffer3.prototype.writeInt16LE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeInt16LE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 2, 32767, -32768), this[offset] = value & 255, this[offset + 1] = value >>> 8, offset + 2;
       };
-      Buffer3.prototype.writeInt16BE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeInt16BE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 2, 32767, -32768), this[offset] = value >>> 8, this[offset + 1] = value & 255, offset + 2;
       };
-      Buffer3.prototype.writeInt32LE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeInt32LE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 4, 2147483647, -2147483648), this[offset] = value & 255, this[offset + 1] = value >>> 8, this[offset + 2] = value >>> 16, this[offset + 3] = value >>> 24, offset + 4;
       };
-      Buffer3.prototype.writeInt32BE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeInt32BE = function(value, offset, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkInt(this, value, offset, 4, 2147483647, -2147483648), value < 0 && (value = 4294967295 + value + 1), this[offset] = value >>> 24, this[offset + 1] = value >>> 16, this[offset + 2] = value >>> 8, this[offset + 3] = value & 255, offset + 4;
       };
-      Buffer3.prototype.writeBigInt64LE = defineBigIntMethod(function(value, offset = 0) {
+      Buffer4.prototype.writeBigInt64LE = defineBigIntMethod(function(value, offset = 0) {
         return wrtBigUInt64LE(this, value, offset, -BigInt("0x8000000000000000"), BigInt("0x7fffffffffffffff"));
       });
-      Buffer3.prototype.writeBigInt64BE = defineBigIntMethod(function(value, offset = 0) {
+      Buffer4.prototype.writeBigInt64BE = defineBigIntMethod(function(value, offset = 0) {
         return wrtBigUInt64BE(this, value, offset, -BigInt("0x8000000000000000"), BigInt("0x7fffffffffffffff"));
       });
       function checkIEEE754(buf, value, offset, ext, max, min) {
@@ -880,23 +880,23 @@ var __exports = (() => {
       function writeFloat(buf, value, offset, littleEndian, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkIEEE754(buf, value, offset, 4, 34028234663852886e22, -34028234663852886e22), ieee754.write(buf, value, offset, littleEndian, 23, 4), offset + 4;
       }
-      Buffer3.prototype.writeFloatLE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeFloatLE = function(value, offset, noAssert) {
         return writeFloat(this, value, offset, !0, noAssert);
       };
-      Buffer3.prototype.writeFloatBE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeFloatBE = function(value, offset, noAssert) {
         return writeFloat(this, value, offset, !1, noAssert);
       };
       function writeDouble(buf, value, offset, littleEndian, noAssert) {
         return value = +value, offset = offset >>> 0, noAssert || checkIEEE754(buf, value, offset, 8, 17976931348623157e292, -17976931348623157e292), ieee754.write(buf, value, offset, littleEndian, 52, 8), offset + 8;
       }
-      Buffer3.prototype.writeDoubleLE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeDoubleLE = function(value, offset, noAssert) {
         return writeDouble(this, value, offset, !0, noAssert);
       };
-      Buffer3.prototype.writeDoubleBE = function(value, offset, noAssert) {
+      Buffer4.prototype.writeDoubleBE = function(value, offset, noAssert) {
         return writeDouble(this, value, offset, !1, noAssert);
       };
-      Buffer3.prototype.copy = function(target, targetStart, start, end) {
-        if (!Buffer3.isBuffer(target)) throw new TypeError("argument should be a Buffer");
+      Buffer4.prototype.copy = function(target, targetStart, start, end) {
+        if (!Buffer4.isBuffer(target)) throw new TypeError("argument should be a Buffer");
         if (start || (start = 0), !end && end !== 0 && (end = this.length), targetStart >= target.length && (targetStart = target.length), targetStart || (targetStart = 0), end > 0 && end < start && (end = start), end === start || target.length === 0 || this.length === 0) return 0;
         if (targetStart < 0)
           throw new RangeError("targetStart out of bounds");
@@ -910,11 +910,11 @@ var __exports = (() => {
           targetStart
         ), len;
       };
-      Buffer3.prototype.fill = function(val, start, end, encoding) {
+      Buffer4.prototype.fill = function(val, start, end, encoding) {
         if (typeof val == "string") {
           if (typeof start == "string" ? (encoding = start, start = 0, end = this.length) : typeof end == "string" && (encoding = end, end = this.length), encoding !== void 0 && typeof encoding != "string")
             throw new TypeError("encoding must be a string");
-          if (typeof encoding == "string" && !Buffer3.isEncoding(encoding))
+          if (typeof encoding == "string" && !Buffer4.isEncoding(encoding))
             throw new TypeError("Unknown encoding: " + encoding);
           if (val.length === 1) {
             let code = val.charCodeAt(0);
@@ -931,7 +931,7 @@ var __exports = (() => {
           for (i = start; i < end; ++i)
             this[i] = val;
         else {
-          let bytes = Buffer3.isBuffer(val) ? val : Buffer3.from(val, encoding), len = bytes.length;
+          let bytes = Buffer4.isBuffer(val) ? val : Buffer4.from(val, encoding), len = bytes.length;
           if (len === 0)
             throw new TypeError('The value "' + val + '" is invalid for argument "value"');
           for (i = 0; i < end - start; ++i)
@@ -1552,7 +1552,7 @@ var __exports = (() => {
     modules: () => modules,
     resetContext: () => resetContext
   });
-  var import_buffer = __toESM(require_buffer(), 1), import_events = __toESM(require_events(), 1), import_path_browserify = __toESM(require_path_browserify(), 1), import_holdfast_core3 = __toESM(require_core(), 1);
+  var import_buffer = __toESM(require_buffer(), 1), import_events = __toESM(require_events(), 1), import_path_browserify = __toESM(require_path_browserify(), 1), import_holdfast_core4 = __toESM(require_core(), 1);
 
   // js/node/assert.js
   var import_holdfast_core = __toESM(require_core(), 1);
@@ -1602,7 +1602,7 @@ var __exports = (() => {
   }
 
   // js/node/assert.js
-  var { inspect } = (0, import_holdfast_core.chunk)("inspect"), AssertionError = class extends Error {
+  var inspect = (v) => (0, import_holdfast_core.chunk)("inspect").inspect(v), AssertionError = class extends Error {
     constructor({ message, actual, expected, operator } = {}) {
       super(message ?? `${inspect(actual)} ${operator} ${inspect(expected)}`), Object.assign(this, { generatedMessage: message === void 0, code: "ERR_ASSERTION", actual, expected, operator });
     }
@@ -1721,7 +1721,7 @@ ${e?.message}`, "doesNotReject");
       writable: !0,
       configurable: !0
     });
-    for (let name of ["queueMicrotask", "setTimeout", "setInterval"]) {
+    for (let name of ["queueMicrotask", "setImmediate", "setTimeout", "setInterval"]) {
       let original = globalThis[name];
       Object.defineProperty(globalThis, name, {
         value: { [name]: (f, ...args) => original(typeof f == "function" ? bound(f) : f, ...args) }[name],
@@ -1792,6 +1792,93 @@ ${e?.message}`, "doesNotReject");
   function resetContext() {
     current = /* @__PURE__ */ new Map();
   }
+
+  // js/node/crypto.js
+  var import_holdfast_core2 = __toESM(require_core(), 1), names = { md5: "MD5", sha1: "SHA-1", sha256: "SHA-256", sha384: "SHA-384", sha512: "SHA-512" };
+  function hashName(algorithm) {
+    let name = names[`${algorithm}`.toLowerCase().replace("-", "")];
+    if (name === void 0)
+      throw Object.assign(new Error(`Digest method not supported: ${algorithm}`), { code: "ERR_CRYPTO_INVALID_DIGEST" });
+    return name;
+  }
+  var Buffer2;
+  function setBuffer(B) {
+    Buffer2 = B;
+  }
+  function dataOf(data, encoding) {
+    if (typeof data == "string")
+      return encoding === void 0 || /^utf-?8$/i.test(encoding) ? (0, import_holdfast_core2.utf8)(data) : Buffer2.from(data, encoding);
+    let bytes = (0, import_holdfast_core2.bytesOf)(data);
+    if (bytes === void 0)
+      throw new TypeError('The "data" argument must be of type string or an instance of Buffer, TypedArray, or DataView.');
+    return bytes.slice();
+  }
+  var Digest = class {
+    #chunks = [];
+    #finish;
+    constructor(finish) {
+      this.#finish = finish;
+    }
+    update(data, encoding) {
+      if (this.#finish === void 0)
+        throw Object.assign(new Error("Digest already called"), { code: "ERR_CRYPTO_HASH_FINALIZED" });
+      return this.#chunks.push(dataOf(data, encoding)), this;
+    }
+    digest(encoding) {
+      if (this.#finish === void 0)
+        throw Object.assign(new Error("Digest already called"), { code: "ERR_CRYPTO_HASH_FINALIZED" });
+      let out = this.#finish((0, import_holdfast_core2.concat)(this.#chunks));
+      this.#finish = void 0;
+      let buffer = Buffer2.from(out.buffer);
+      return encoding === void 0 || encoding === "buffer" ? buffer : buffer.toString(encoding);
+    }
+  }, run = (op, hash, ...inputs) => (0, import_holdfast_core2.hostCall)(import_holdfast_core2.host.subtle, op, JSON.stringify({ hash }), ...inputs)[0];
+  function createHash(algorithm) {
+    let hash = hashName(algorithm);
+    return new Digest((data) => run("digest", hash, data));
+  }
+  function createHmac(algorithm, key) {
+    let hash = hashName(algorithm), secret = dataOf(key);
+    return new Digest((data) => run("hmac", hash, secret, data));
+  }
+  function randomBytes(size, callback) {
+    let out = Buffer2.from(import_holdfast_core2.host.random(size).buffer);
+    if (callback === void 0)
+      return out;
+    queueMicrotask(() => callback(null, out));
+  }
+  function randomInt(min, max) {
+    [min, max] = max === void 0 ? [0, min] : [min, max];
+    let range = max - min;
+    if (!Number.isSafeInteger(min) || !Number.isSafeInteger(max) || range <= 0 || range > 2 ** 48 - 1)
+      throw new RangeError("randomInt takes safe integers, the first below the second, and at most 2^48-1 apart.");
+    let limit = 2 ** 48 - 2 ** 48 % range;
+    for (; ; ) {
+      let n = import_holdfast_core2.host.random(6).reduce((sum, b) => sum * 256 + b, 0);
+      if (n < limit)
+        return min + n % range;
+    }
+  }
+  var nodeCrypto = {
+    createHash,
+    createHmac,
+    getHashes: () => Object.keys(names),
+    getRandomValues: (array) => globalThis.crypto.getRandomValues(array),
+    hash: (algorithm, data, encoding = "hex") => createHash(algorithm).update(data).digest(encoding),
+    randomBytes,
+    randomInt,
+    randomUUID: () => import_holdfast_core2.host.randomUUID(),
+    get subtle() {
+      return globalThis.crypto.subtle;
+    },
+    timingSafeEqual(a, b) {
+      let [x, y] = [(0, import_holdfast_core2.bytesOf)(a), (0, import_holdfast_core2.bytesOf)(b)];
+      if (x?.byteLength !== y?.byteLength)
+        throw Object.assign(new RangeError("Input buffers must have the same byte length"), { code: "ERR_CRYPTO_TIMING_SAFE_EQUAL_LENGTH" });
+      return import_holdfast_core2.host.equalBytes(x, y);
+    },
+    webcrypto: globalThis.crypto
+  };
 
   // js/node/diagnostics_channel.js
   var channels = /* @__PURE__ */ new Map(), Channel = class {
@@ -1872,53 +1959,9 @@ ${e?.message}`, "doesNotReject");
     unsubscribe: (name, f) => channel(name).unsubscribe(f)
   };
 
-  // js/node/process.js
-  var process2 = {
-    argv: ["node"],
-    arch: "",
-    browser: !1,
-    cwd: () => "/",
-    emitWarning: (warning) => globalThis.console.warn(`${warning?.message ?? warning}`),
-    env: {},
-    execArgv: [],
-    exit() {
-      throw new Error("process.exit is not supported in a worker");
-    },
-    hrtime: Object.assign((before) => {
-      let now = performance.now(), at = [Math.floor(now / 1e3), Math.round(now % 1e3 * 1e6)];
-      if (before === void 0)
-        return at;
-      let nanos = at[1] - before[1];
-      return nanos < 0 ? [at[0] - before[0] - 1, nanos + 1e9] : [at[0] - before[0], nanos];
-    }, { bigint: () => BigInt(Math.round(performance.now() * 1e6)) }),
-    memoryUsage: () => ({ rss: 0, heapTotal: 0, heapUsed: 0, external: 0, arrayBuffers: 0 }),
-    nextTick(f, ...args) {
-      queueMicrotask(() => f(...args));
-    },
-    off() {
-      return process2;
-    },
-    on() {
-      return process2;
-    },
-    once() {
-      return process2;
-    },
-    emit: () => !1,
-    pid: 1,
-    platform: "linux",
-    stderr: { write: (text) => (globalThis.console.error(`${text}`), !0) },
-    stdout: { write: (text) => (globalThis.console.log(`${text}`), !0) },
-    title: "worker",
-    umask: () => 0,
-    uptime: () => 0,
-    version: "v22.0.0",
-    versions: { node: "22.0.0" }
-  };
-
   // js/node/util.js
-  var import_holdfast_core2 = __toESM(require_core(), 1);
-  var { format, formatWithOptions, inspect: inspect2, stripVTControlCharacters } = (0, import_holdfast_core2.chunk)("inspect"), custom = /* @__PURE__ */ Symbol.for("nodejs.util.promisify.custom");
+  var import_holdfast_core3 = __toESM(require_core(), 1);
+  var lazily = (name) => (...args) => (0, import_holdfast_core3.chunk)("inspect")[name](...args), inspect2 = Object.assign(lazily("inspect"), { custom: /* @__PURE__ */ Symbol.for("nodejs.util.inspect.custom") }), custom = /* @__PURE__ */ Symbol.for("nodejs.util.promisify.custom");
   function promisify(f) {
     if (typeof f != "function")
       throw new TypeError('The "original" argument must be of type function.');
@@ -1963,14 +2006,14 @@ ${e?.message}`, "doesNotReject");
     isWeakMap: is(WeakMap),
     isWeakSet: is(WeakSet)
   }, util = {
-    TextDecoder: import_holdfast_core2.TextDecoder,
-    TextEncoder: import_holdfast_core2.TextEncoder,
+    TextDecoder: import_holdfast_core3.TextDecoder,
+    TextEncoder: import_holdfast_core3.TextEncoder,
     callbackify,
     debuglog: () => Object.assign(() => {
     }, { enabled: !1 }),
     deprecate,
-    format,
-    formatWithOptions,
+    format: lazily("format"),
+    formatWithOptions: lazily("formatWithOptions"),
     inherits: (C, parent) => {
       Object.defineProperty(C, "super_", { value: parent, writable: !0, configurable: !0 }), Object.setPrototypeOf(C.prototype, parent.prototype);
     },
@@ -1978,18 +2021,19 @@ ${e?.message}`, "doesNotReject");
     isArray: Array.isArray,
     isDeepStrictEqual: (a, b) => isDeepEqual(a, b, !0),
     promisify,
-    stripVTControlCharacters,
+    stripVTControlCharacters: lazily("stripVTControlCharacters"),
     toUSVString: (s) => `${s}`.toWellFormed(),
     types
   };
 
   // js/node/main.js
-  var Buffer2 = fastBuffer(import_buffer.Buffer);
+  var Buffer3 = fastBuffer(import_buffer.Buffer);
+  setBuffer(Buffer3);
   function fastBuffer(B) {
     let { from } = B;
     B.from = function(value, encoding, length) {
       if (typeof value == "string" && /^(?:utf-?8)?$/i.test(encoding ?? "")) {
-        let bytes = import_holdfast_core3.host.encodeUTF8(value.toWellFormed());
+        let bytes = import_holdfast_core4.host.encodeUTF8(value.toWellFormed());
         return from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
       }
       return from(value, encoding, length);
@@ -1998,7 +2042,7 @@ ${e?.message}`, "doesNotReject");
     return B.prototype.toString = function(encoding, start, end) {
       if (/^(?:utf-?8)?$/i.test(encoding ?? "")) {
         let part = start === void 0 && end === void 0 ? this : this.subarray(Math.max(start ?? 0, 0), end);
-        return import_holdfast_core3.host.decodeText("utf-8", new Uint8Array(part.buffer, part.byteOffset, part.byteLength), !1, !1)[0];
+        return import_holdfast_core4.host.decodeText("utf-8", new Uint8Array(part.buffer, part.byteOffset, part.byteLength), !1, !1)[0];
       }
       return encoding === "hex" && start === void 0 && end === void 0 ? new Uint8Array(this.buffer, this.byteOffset, this.byteLength).toHex() : encoding === "base64" && start === void 0 && end === void 0 ? new Uint8Array(this.buffer, this.byteOffset, this.byteLength).toBase64() : toString.call(this, encoding, start, end);
     }, B.isBuffer = (v) => v instanceof B || v?._isBuffer === !0, B;
@@ -2010,8 +2054,8 @@ ${e?.message}`, "doesNotReject");
     clearTimeout: (id) => globalThis.clearTimeout(id),
     setInterval: (...args) => globalThis.setInterval(...args),
     clearInterval: (id) => globalThis.clearInterval(id),
-    setImmediate: (f, ...args) => globalThis.setTimeout(f, 0, ...args),
-    clearImmediate: (id) => globalThis.clearTimeout(id)
+    setImmediate: (...args) => globalThis.setImmediate(...args),
+    clearImmediate: (id) => globalThis.clearImmediate(id)
   }, os = {
     EOL: `
 `,
@@ -2034,17 +2078,46 @@ ${e?.message}`, "doesNotReject");
     userInfo: () => ({ uid: -1, gid: -1, username: "worker", homedir: "/", shell: null }),
     version: () => ""
   };
-  var modules = {
+  var querystring = {
+    escape: encodeURIComponent,
+    unescape: decodeURIComponent,
+    parse(text) {
+      let out = /* @__PURE__ */ Object.create(null);
+      for (let [key, value] of new globalThis.URLSearchParams(`${text}`))
+        out[key] = key in out ? [out[key], value].flat() : value;
+      return out;
+    },
+    stringify: (object) => Object.entries(object ?? {}).flatMap(([key, value]) => [value].flat().map((v) => `${encodeURIComponent(key)}=${encodeURIComponent(v ?? "")}`)).join("&")
+  }, StringDecoder = class {
+    #decoder;
+    #encoding;
+    constructor(encoding = "utf8") {
+      this.#encoding = encoding, /^(?:utf-?8|utf-?16le|ucs-?2)$/i.test(encoding) && (this.#decoder = new globalThis.TextDecoder(/8$/.test(encoding) ? "utf-8" : "utf-16le", { ignoreBOM: !0 }));
+    }
+    get encoding() {
+      return this.#encoding;
+    }
+    write(bytes) {
+      return this.#decoder?.decode(bytes, { stream: !0 }) ?? Buffer3.from(bytes).toString(this.#encoding);
+    }
+    end(bytes) {
+      return (bytes === void 0 ? "" : this.write(bytes)) + (this.#decoder?.decode() ?? "");
+    }
+  }, modules = {
     assert,
     "assert/strict": assert.strict,
     async_hooks: { AsyncLocalStorage, AsyncResource },
-    buffer: { Blob: import_holdfast_core3.Blob, Buffer: Buffer2, File: import_holdfast_core3.File, INSPECT_MAX_BYTES: import_buffer.INSPECT_MAX_BYTES, SlowBuffer: import_buffer.SlowBuffer, atob: import_holdfast_core3.atob, btoa: import_holdfast_core3.btoa, constants: { MAX_LENGTH: import_buffer.kMaxLength }, kMaxLength: import_buffer.kMaxLength },
+    buffer: { Blob: import_holdfast_core4.Blob, Buffer: Buffer3, File: import_holdfast_core4.File, INSPECT_MAX_BYTES: import_buffer.INSPECT_MAX_BYTES, SlowBuffer: import_buffer.SlowBuffer, atob: import_holdfast_core4.atob, btoa: import_holdfast_core4.btoa, constants: { MAX_LENGTH: import_buffer.kMaxLength }, kMaxLength: import_buffer.kMaxLength },
+    crypto: nodeCrypto,
     diagnostics_channel: diagnosticsChannel,
     events: Object.assign(import_events.default, { default: import_events.default }),
     os,
     path: { ...import_path_browserify.default, posix: import_path_browserify.default },
     "path/posix": { ...import_path_browserify.default, posix: import_path_browserify.default },
-    process: process2,
+    perf_hooks: { performance: globalThis.performance },
+    process: import_holdfast_core4.process,
+    querystring,
+    string_decoder: { StringDecoder },
     timers,
     "timers/promises": {
       setTimeout: (delay, value, options) => globalThis.scheduler.wait(delay ?? 0, options).then(() => value),

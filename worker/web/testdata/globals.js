@@ -37,6 +37,12 @@ test("the rest", () => {
   throws("TypeMismatchError", () => crypto.getRandomValues(new Float32Array(1)));
 });
 
+test("globals of Node.js", () => {
+  equal(global === globalThis, true);
+  equal(process.platform, "linux");
+  equal(Buffer.from("x").toString("hex"), "78");
+});
+
 test("what is not there says so", async () => {
   for (const make of [() => new WebSocketPair(), () => new WebSocket("ws://a.example"), () => new HTMLRewriter(), () => caches.default]) {
     throws(/not supported/, make);

@@ -1,8 +1,8 @@
-// Modules of Node.js, imported by the harness as `node`: {name: module}.
+// Modules of Node.js, which the harness put into `node`: {name: module}.
 const { assert, buffer, events, path, util } = node;
+const { Buffer } = buffer;
 
 test("buffer", () => {
-  const { Buffer } = buffer;
   equal(Buffer.from("héllo").toString("base64"), "aMOpbGxv");
   equal(Buffer.from("aMOpbGxv", "base64").toString(), "héllo");
   equal(Buffer.from("é").toString("hex"), "c3a9");
@@ -71,6 +71,27 @@ test("diagnostics_channel", () => {
   c.publish(1);
   equal(seen.join(), "c1");
   equal(node.diagnostics_channel.hasSubscribers("c"), true);
+});
+
+test("crypto", () => {
+  const c = node.crypto;
+  equal(c.createHash("sha256").update("a").update(Buffer.from("bc")).digest("hex"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  equal(c.createHash("md5").update("abc").digest("base64"), "kAFQmDzST7DWlj99KOF/cg==");
+  equal(c.createHmac("sha256", "key").update("The quick brown fox jumps over the lazy dog").digest().toString("hex"),
+    "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8");
+  equal(c.randomBytes(8).length, 8);
+  equal(c.randomUUID().length, 36);
+  for (let i = 0; i < 50; i++) equal([3, 4].includes(c.randomInt(3, 5)), true);
+  equal(c.timingSafeEqual(Buffer.from("a"), Buffer.from("a")), true);
+  throws(RangeError, () => c.timingSafeEqual(Buffer.from("a"), Buffer.from("ab")));
+  throws(/not supported/, () => c.createHash("whirlpool"));
+});
+
+test("querystring and string_decoder", () => {
+  equal(JSON.stringify(node.querystring.parse("a=1&b=2&a=3")), '{"a":["1","3"],"b":"2"}');
+  equal(node.querystring.stringify({ a: [1, 2], b: "x y" }), "a=1&a=2&b=x%20y");
+  const d = new node.string_decoder.StringDecoder("utf8");
+  equal(d.write(Buffer.from([0xe2, 0x82])) + d.write(Buffer.from([0xac])) + d.end(), "€");
 });
 
 test("timers, os, process and url", async () => {

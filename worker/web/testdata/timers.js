@@ -4,19 +4,37 @@ test("timers fire in order, with their arguments", async () => {
     setTimeout((a, b) => { seen.push(a + b); done(); }, 20, "la", "st");
     setTimeout(() => seen.push("first"), 1);
     clearTimeout(setTimeout(() => seen.push("never"), 5));
-    setTimeout(() => seen.push("zero"));
+    equal(clearTimeout(), undefined);
   });
-  equal(seen.join(), "zero,first,last");
+  equal(seen.join(), "first,last");
 });
 
 test("intervals", async () => {
   let n = 0;
   await new Promise((done) => {
     const id = setInterval(() => { if (++n === 3) { clearInterval(id); done(); } }, 1);
-    equal(typeof id, "number");
+    equal(id.unref(), id);
+    equal(typeof +id, "number");
   });
   await scheduler.wait(10);
   equal(n, 3);
+});
+
+test("a timer is put off by refresh, and stopped by its number", async () => {
+  let n = 0;
+  const t = setTimeout(() => n++, 30);
+  await scheduler.wait(20);
+  t.refresh();
+  await scheduler.wait(20);
+  equal(n, 0);
+  await scheduler.wait(20);
+  equal(n, 1);
+  equal(t.hasRef(), false);
+  const u = setTimeout(() => n++, 1);
+  clearTimeout(+u);
+  await scheduler.wait(5);
+  equal(n, 1);
+  await new Promise((done) => setImmediate(done));
 });
 
 test("microtasks before timers", async () => {
@@ -47,5 +65,5 @@ test("errors in callbacks become error events", async () => {
   reportError(new Error("reported"));
   await scheduler.wait(5);
   removeEventListener("error", listen);
-  equal(seen.join(), "reported,in a microtask,in a timer");
+  equal(seen.join(), "Uncaught Error: reported,Uncaught Error: in a microtask,Uncaught Error: in a timer");
 });

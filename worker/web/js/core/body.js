@@ -48,8 +48,8 @@ class BodyState {
     return this.stream;
   }
 
-  /** The whole body as a string or bytes; at most once. */
-  async consume() {
+  /** The whole body as a string or bytes, or a promise of that; at most once. */
+  consume() {
     if (this.unusable) {
       throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
     }
@@ -138,6 +138,11 @@ export function extractBody(init) {
   return [memoryBody(`${init}`.toWellFormed()), "text/plain;charset=UTF-8"];
 }
 
+const raw = (data) => (typeof data === "string" ? utf8(data) : data);
+// The bytes in memory may be those of a Blob, or of a clone.
+const asBytes = (data) => (typeof data === "string" ? utf8(data) : data.slice());
+const asText = (data) => (typeof data !== "string" ? fromUTF8(data) : data.charCodeAt(0) === 0xfeff ? data.slice(1) : data);
+
 let stateOf, setState;
 
 export class Body {
@@ -158,42 +163,23 @@ export class Body {
     return this.#state !== null && this.#state.disturbed;
   }
 
-  async #consume() {
-    return this.#state === null ? "" : this.#state.consume();
+  // The result is of a string or bytes. What is in memory goes through one promise only.
+  #read(convert) {
+    try {
+      const data = this.#state === null ? "" : this.#state.consume();
+      return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
+    } catch (e) {
+      return Promise.reject(e);
+    }
   }
 
-  async #bytes() {
-    const data = await this.#consume();
-    return typeof data === "string" ? utf8(data) : data;
-  }
-
-  async text() {
-    const data = await this.#consume();
-    return typeof data === "string" ? (data.charCodeAt(0) === 0xfeff ? data.slice(1) : data) : fromUTF8(data);
-  }
-
-  async json() {
-    return JSON.parse(await this.text());
-  }
-
-  async bytes() {
-    // The bytes in memory may be those of a Blob, or of a clone.
-    return (await this.#bytes()).slice();
-  }
-
-  async arrayBuffer() {
-    return (await this.#bytes()).slice().buffer;
-  }
-
-  async blob() {
-    return blobOf(await this.#bytes(), this.headers.get("content-type") ?? "");
-  }
-
-  async formData() {
-    return decodeForm(await this.#bytes(), this.headers.get("content-type"));
-  }
+  text() { return this.#read(asText); }
+  json() { return this.#read((data) => JSON.parse(asText(data))); }
+  bytes() { return this.#read(asBytes); }
+  arrayBuffer() { return this.#read((data) => asBytes(data).buffer); }
+  blob() { return this.#read((data, body) => blobOf(raw(data), body.headers.get("content-type") ?? "")); }
+  formData() { return this.#read((data, body) => decodeForm(raw(data), body.headers.get("content-type"))); }
 }
-
 idl(Body);
 
 /** The state of a Request's or Response's body; null when it has none. */

@@ -2,12 +2,18 @@
 
 import { idl } from "./idl.js";
 
+// name → [code, constant]
 const codes = {
-  IndexSizeError: 1, HierarchyRequestError: 3, WrongDocumentError: 4, InvalidCharacterError: 5,
-  NoModificationAllowedError: 7, NotFoundError: 8, NotSupportedError: 9, InUseAttributeError: 10,
-  InvalidStateError: 11, SyntaxError: 12, InvalidModificationError: 13, NamespaceError: 14,
-  InvalidAccessError: 15, TypeMismatchError: 17, SecurityError: 18, NetworkError: 19, AbortError: 20,
-  URLMismatchError: 21, QuotaExceededError: 22, TimeoutError: 23, InvalidNodeTypeError: 24, DataCloneError: 25,
+  IndexSizeError: [1, "INDEX_SIZE_ERR"], HierarchyRequestError: [3, "HIERARCHY_REQUEST_ERR"],
+  WrongDocumentError: [4, "WRONG_DOCUMENT_ERR"], InvalidCharacterError: [5, "INVALID_CHARACTER_ERR"],
+  NoModificationAllowedError: [7, "NO_MODIFICATION_ALLOWED_ERR"], NotFoundError: [8, "NOT_FOUND_ERR"],
+  NotSupportedError: [9, "NOT_SUPPORTED_ERR"], InUseAttributeError: [10, "INUSE_ATTRIBUTE_ERR"],
+  InvalidStateError: [11, "INVALID_STATE_ERR"], SyntaxError: [12, "SYNTAX_ERR"],
+  InvalidModificationError: [13, "INVALID_MODIFICATION_ERR"], NamespaceError: [14, "NAMESPACE_ERR"],
+  InvalidAccessError: [15, "INVALID_ACCESS_ERR"], TypeMismatchError: [17, "TYPE_MISMATCH_ERR"],
+  SecurityError: [18, "SECURITY_ERR"], NetworkError: [19, "NETWORK_ERR"], AbortError: [20, "ABORT_ERR"],
+  URLMismatchError: [21, "URL_MISMATCH_ERR"], QuotaExceededError: [22, "QUOTA_EXCEEDED_ERR"], TimeoutError: [23, "TIMEOUT_ERR"],
+  InvalidNodeTypeError: [24, "INVALID_NODE_TYPE_ERR"], DataCloneError: [25, "DATA_CLONE_ERR"],
 };
 
 export class DOMException extends Error {
@@ -36,17 +42,15 @@ export class DOMException extends Error {
   }
 
   get code() {
-    return Object.hasOwn(codes, this.#name) ? codes[this.#name] : 0;
+    return Object.hasOwn(codes, this.#name) ? codes[this.#name][0] : 0;
   }
 }
 
 idl(DOMException);
 
-for (const name of Object.keys(codes)) {
-  const constant = name === "URLMismatchError" ? "URL_MISMATCH_ERR"
-    : name.replace(/Error$/, "").replace(/([a-z])([A-Z])/g, "$1_$2").toUpperCase() + "_ERR";
+for (const [code, constant] of Object.values(codes)) {
   for (const target of [DOMException, DOMException.prototype]) {
-    Object.defineProperty(target, constant, { value: codes[name], enumerable: true });
+    Object.defineProperty(target, constant, { value: code, enumerable: true });
   }
 }
 

@@ -73,9 +73,10 @@ function requestOut(request) {
 
 /** Called by the host: makes a Request of what arrived. */
 export function takeRequest(head, bytes, stream) {
-  const controller = new AbortController();
-  const request = requestFromHost(JSON.parse(head), bytes, stream, controller.signal);
-  return { request, abort: () => controller.abort(new DOMException("The client disconnected.", "AbortError")) };
+  let controller;
+  const made = () => (controller ??= new AbortController());
+  const request = requestFromHost(JSON.parse(head), bytes, stream, () => made().signal);
+  return { request, abort: () => made().abort(new DOMException("The client disconnected.", "AbortError")) };
 }
 
 /** Called by the host: makes a Response of what arrived. */
@@ -94,6 +95,9 @@ export function giveMessage(message) {
   }
   if (!(message instanceof Response)) {
     throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
+  }
+  if (message.status === 0) {
+    throw new TypeError("A Response of Response.error() cannot be sent.");
   }
   const body = bodyOut(message);
   const head = JSON.stringify({

@@ -14,7 +14,7 @@ export function need(args, n, what) {
 const members = Symbol("members");
 
 // Classes that refer to themselves are renamed by the bundler, to _Name.
-const plainName = (C) => C.name.replace(/^_+/, "");
+const plainName = (C) => (C.name[0] === "_" ? C.name.slice(1) : C.name);
 
 /**
  * Gives a class what WebIDL gives an interface: members that enumerate, and a toStringTag; and the way console

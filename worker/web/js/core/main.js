@@ -17,10 +17,13 @@ import { chunk, host, loadedChunk } from "./host.js";
 import { bytesOf, concat, globals, idl, lazyGlobals, need, usv } from "./idl.js";
 import { operation, rejectOperation, resolveOperation } from "./ops.js";
 import { installLanguage } from "./language.js";
+import { process } from "./process.js";
 import { onUncaught, reportError, unhandledRejection } from "./report.js";
 import { Request } from "./request.js";
 import { Response } from "./response.js";
-import { Scheduler, clearInterval, clearTimeout, fireTimer, queueMicrotask, setInterval, setTimeout } from "./timers.js";
+import {
+  Scheduler, clearImmediate, clearInterval, clearTimeout, fireTimer, queueMicrotask, setImmediate, setInterval, setTimeout,
+} from "./timers.js";
 import { URL, URLSearchParams } from "./url.js";
 import { structuredClone } from "./clone.js";
 import { notSupported } from "./unsupported.js";
@@ -47,11 +50,13 @@ globals({
   AbortController, AbortSignal, Blob, Body, CloseEvent, Crypto, CustomEvent, DOMException, ErrorEvent, Event, EventTarget, File,
   FormData, Headers, MessageEvent, Navigator, Performance, PromiseRejectionEvent, Request, Response, Scheduler, TextDecoder,
   TextEncoder, URL, URLSearchParams,
-  atob, btoa, clearInterval, clearTimeout, fetch, queueMicrotask, reportError, setInterval, setTimeout, structuredClone,
-  console, crypto,
+  atob, btoa, clearImmediate, clearInterval, clearTimeout, fetch, queueMicrotask, reportError, setImmediate, setInterval,
+  setTimeout, structuredClone,
+  console, crypto, process,
   navigator: new Navigator(),
   performance: new Performance(),
   scheduler: new Scheduler(),
+  global: globalThis,
   self: globalThis,
   addEventListener: (...args) => globalTarget.addEventListener(...args),
   removeEventListener: (...args) => globalTarget.removeEventListener(...args),
@@ -66,13 +71,14 @@ lazyGlobals([
   "WritableStreamDefaultController", "WritableStreamDefaultWriter",
 ], () => chunk("streams").classes);
 lazyGlobals(["URLPattern"], () => chunk("urlpattern"));
+lazyGlobals(["Buffer"], () => chunk("node").modules.buffer);
 lazyGlobals(["CryptoKey", "SubtleCrypto"], () => chunk("subtle"));
 notSupported();
 
 onUncaught(logError, (type, reason, promise) => {
   const init = { cancelable: true };
   if (type === "error") {
-    Object.assign(init, { error: reason, message: `${reason?.message ?? reason}` });
+    Object.assign(init, { error: reason, message: `Uncaught ${reason}` });
     return globalTarget.dispatchEvent(trusted(new ErrorEvent(type, init)));
   }
   Object.assign(init, { promise, reason });
@@ -82,7 +88,7 @@ onUncaught(logError, (type, reason, promise) => {
 // What chunks import as "holdfast:core".
 chunk.core = {
   AbortSignal, Blob, DOMException, EventTarget, File, TextDecoder, TextEncoder, atob, blobBytes, blobOf, btoa, bytesOf, chunk, concat, console, errorOf,
-  fromUTF8, globals, host, hostCall, idl, need, operation, reportError, usv, utf8,
+  fromUTF8, globals, host, hostCall, idl, need, operation, process, reportError, usv, utf8,
 };
 
 /** Called by the host at the start of an event: AsyncLocalStorage, if it is there, forgets the one before. */

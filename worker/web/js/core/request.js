@@ -23,14 +23,14 @@ let signalIn;
 export class Request extends Body {
   #method;
   #url;
-  #headers;
-  #signal;
+  #headers; // a flat list until somebody asks, when they came from the host
+  #signal; // or a function that makes it
   #redirect;
   #cf;
   #rest; // integrity, keepalive, cache
 
   static {
-    signalIn = (request) => request.#signal;
+    signalIn = (request) => (typeof request.#signal === "function" ? undefined : request.#signal);
   }
 
   constructor(input, init = undefined) {
@@ -61,7 +61,7 @@ export class Request extends Body {
     }
     // A Request may also be the init, as in new Request(url, request).
     this.#method = init?.method !== undefined ? methodOf(init.method) : (from?.#method ?? "GET");
-    this.#headers = new Headers(init?.headers ?? from?.#headers);
+    this.#headers = new Headers(init?.headers ?? from?.headers);
     this.#redirect = init?.redirect ?? from?.#redirect ?? "follow";
     if (!["follow", "manual", "error"].includes(this.#redirect)) {
       throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
@@ -72,12 +72,13 @@ export class Request extends Body {
       keepalive: init?.keepalive ?? from?.#rest.keepalive,
       cache: init?.cache ?? from?.#rest.cache,
     };
-    const signal = init?.signal !== undefined ? init.signal : from?.#signal;
-    if (signal !== undefined && signal !== null) {
-      if (!(signal instanceof AbortSignal)) {
+    if (init?.signal === undefined) {
+      this.#signal = from?.#signal;
+    } else if (init.signal !== null) {
+      if (!(init.signal instanceof AbortSignal)) {
         throw new TypeError("Failed to construct 'Request': the signal is not an AbortSignal.");
       }
-      this.#signal = signal;
+      this.#signal = init.signal;
     }
 
     const body = init?.body;
@@ -103,9 +104,19 @@ export class Request extends Body {
 
   get method() { return this.#method; }
   get url() { return this.#url; }
-  get headers() { return this.#headers; }
+  get headers() {
+    if (Array.isArray(this.#headers)) {
+      this.#headers = headersOf(this.#headers, true);
+    }
+    return this.#headers;
+  }
   get redirect() { return this.#redirect; }
-  get signal() { return (this.#signal ??= new AbortController().signal); }
+  get signal() {
+    if (typeof this.#signal === "function") {
+      this.#signal = this.#signal();
+    }
+    return (this.#signal ??= new AbortController().signal);
+  }
   get cf() { return this.#cf; }
   get integrity() { return `${this.#rest.integrity ?? ""}`; }
   get keepalive() { return Boolean(this.#rest.keepalive); }
@@ -116,7 +127,7 @@ export class Request extends Body {
     const copy = new Request(fromHost, {
       method: this.#method,
       url: this.#url,
-      headers: new Headers(this.#headers),
+      headers: new Headers(this.headers),
       redirect: this.#redirect,
       cf: this.#cf,
       signal: this.#signal,
@@ -150,12 +161,12 @@ function takeBody(state) {
   return taken;
 }
 
-/** A Request that came over the wire: head as in requestHead below. */
+/** A Request that came over the wire; see fetch.js for its head. signal is a function that makes its signal. */
 export function requestFromHost(head, bytes, stream, signal) {
   return new Request(fromHost, {
     method: head.method,
     url: head.url,
-    headers: headersOf(head.headers, true),
+    headers: head.headers,
     redirect: head.redirect,
     cf: head.cf,
     signal,

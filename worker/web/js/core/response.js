@@ -12,7 +12,7 @@ const redirects = new Set([301, 302, 303, 307, 308]);
 export class Response extends Body {
   #status = 200;
   #statusText = "";
-  #headers;
+  #headers; // a flat list until somebody asks, when they came from the host
   #type = "default";
   #url = "";
   #redirected = false;
@@ -106,7 +106,12 @@ export class Response extends Body {
   get status() { return this.#status; }
   get statusText() { return this.#statusText; }
   get ok() { return this.#status >= 200 && this.#status <= 299; }
-  get headers() { return this.#headers; }
+  get headers() {
+    if (Array.isArray(this.#headers)) {
+      this.#headers = headersOf(this.#headers, true);
+    }
+    return this.#headers;
+  }
   get type() { return this.#type; }
   get url() { return this.#url; }
   get redirected() { return this.#redirected; }
@@ -122,7 +127,7 @@ export class Response extends Body {
     return new Response(fromHost, {
       status: this.#status,
       statusText: this.#statusText,
-      headers: new Headers(this.#headers),
+      headers: new Headers(this.headers),
       type: this.#type,
       url: this.#url,
       redirected: this.#redirected,
@@ -138,7 +143,7 @@ export function responseFromHost(head, bytes, stream) {
   return new Response(fromHost, {
     status: head.status,
     statusText: head.statusText ?? "",
-    headers: headersOf(head.headers, true),
+    headers: head.headers,
     url: head.url,
     redirected: head.redirected,
     cf: head.cf,

@@ -5,9 +5,53 @@ import { host } from "./host.js";
 import { idl } from "./idl.js";
 import { reportError } from "./report.js";
 
+// Timers by what setTimeout returned, as a number, and by the number that the host has for them now.
 const timers = new Map();
-let last = 0;
+const armed = new Map();
+let lastTimer = 0;
+let lastArmed = 0;
 const delayMax = 2 ** 31 - 1;
+
+/** What setTimeout returns, with Node.js's methods. Nothing here keeps a process up: ref and unref do nothing. */
+class Timeout {
+  #id;
+
+  constructor(id) {
+    this.#id = id;
+  }
+
+  ref() { return this; }
+  unref() { return this; }
+  hasRef() { return timers.has(this.#id); }
+  refresh() {
+    const timer = timers.get(this.#id);
+    if (timer !== undefined) {
+      disarm(timer);
+      arm(timer);
+    }
+    return this;
+  }
+  close() {
+    stop(this.#id);
+    return this;
+  }
+  [Symbol.toPrimitive]() { return this.#id; }
+  [Symbol.dispose]() { stop(this.#id); }
+}
+idl(Timeout);
+
+function arm(timer) {
+  const number = ++lastArmed;
+  host.startTimer(number, timer.delay);
+  timer.number = number;
+  armed.set(number, timer);
+}
+
+function disarm(timer) {
+  if (armed.delete(timer.number)) {
+    host.stopTimer(timer.number);
+  }
+}
 
 function start(callback, delay, args, repeat) {
   if (typeof callback !== "function") {
@@ -15,38 +59,36 @@ function start(callback, delay, args, repeat) {
   }
   delay = Math.trunc(Number(delay));
   if (!(delay > 0)) {
-    delay = 0;
+    delay = repeat ? 1 : 0;
   } else if (delay > delayMax) {
     delay = 1; // as everywhere: a delay beyond 32 bits overflows
   }
-  const id = ++last;
-  timers.set(id, { callback, args, delay, repeat });
-  try {
-    host.startTimer(id, delay);
-  } catch (e) {
-    timers.delete(id);
-    throw e;
-  }
+  const id = ++lastTimer;
+  const timer = { id, callback, args, delay, repeat, number: 0 };
+  arm(timer);
+  timers.set(id, timer);
   return id;
 }
 
 function stop(id) {
-  id = Number(id);
-  if (timers.delete(id)) {
-    host.stopTimer(id);
+  const timer = timers.get(Number(id));
+  if (timer !== undefined) {
+    timers.delete(timer.id);
+    disarm(timer);
   }
 }
 
 /** Called by the host when a timer is due. A timer that was stopped meanwhile is ignored. */
-export function fireTimer(id) {
-  const timer = timers.get(id);
+export function fireTimer(number) {
+  const timer = armed.get(number);
   if (timer === undefined) {
     return;
   }
+  armed.delete(number);
   if (timer.repeat) {
-    host.startTimer(id, Math.max(timer.delay, 1));
+    arm(timer);
   } else {
-    timers.delete(id);
+    timers.delete(timer.id);
   }
   try {
     timer.callback.apply(globalThis, timer.args);
@@ -56,15 +98,23 @@ export function fireTimer(id) {
 }
 
 export const setTimeout = function setTimeout(callback, delay = 0, ...args) {
-  return start(callback, delay, args, false);
+  return new Timeout(start(callback, delay, args, false));
 };
 export const setInterval = function setInterval(callback, delay = 0, ...args) {
-  return start(callback, delay, args, true);
+  return new Timeout(start(callback, delay, args, true));
 };
 export const clearTimeout = function clearTimeout(id) {
   stop(id);
 };
 export const clearInterval = function clearInterval(id) {
+  stop(id);
+};
+
+/** Of Node.js: as soon as what is due has run. */
+export const setImmediate = function setImmediate(callback, ...args) {
+  return new Timeout(start(callback, 0, args, false));
+};
+export const clearImmediate = function clearImmediate(id) {
   stop(id);
 };
 

@@ -4,7 +4,7 @@ import { chunk } from "holdfast:core";
 
 import { isDeepEqual } from "./equal.js";
 
-const { inspect } = chunk("inspect");
+const inspect = (v) => chunk("inspect").inspect(v);
 
 export class AssertionError extends Error {
   constructor({ message, actual, expected, operator } = {}) {

@@ -41,7 +41,7 @@ function patch() {
     writable: true,
     configurable: true,
   });
-  for (const name of ["queueMicrotask", "setTimeout", "setInterval"]) {
+  for (const name of ["queueMicrotask", "setImmediate", "setTimeout", "setInterval"]) {
     const original = globalThis[name];
     Object.defineProperty(globalThis, name, {
       value: { [name]: (f, ...args) => original(typeof f === "function" ? bound(f) : f, ...args) }[name],

@@ -5,15 +5,16 @@ import { Buffer as PolyfilledBuffer, INSPECT_MAX_BYTES, SlowBuffer, kMaxLength }
 import EventEmitter from "events";
 import path from "path-browserify";
 
-import { Blob, File, atob, btoa, host } from "holdfast:core";
+import { Blob, File, atob, btoa, host, process } from "holdfast:core";
 
 import { assert } from "./assert.js";
 import { AsyncLocalStorage, AsyncResource, resetContext } from "./async_hooks.js";
+import { nodeCrypto, setBuffer } from "./crypto.js";
 import { diagnosticsChannel } from "./diagnostics_channel.js";
-import { process } from "./process.js";
 import { util } from "./util.js";
 
 const Buffer = fastBuffer(PolyfilledBuffer);
+setBuffer(Buffer);
 
 /** Has UTF-8 and base64 done by the host: byte by byte they are slow here. */
 function fastBuffer(B) {
@@ -51,8 +52,8 @@ const timers = {
   clearTimeout: (id) => globalThis.clearTimeout(id),
   setInterval: (...args) => globalThis.setInterval(...args),
   clearInterval: (id) => globalThis.clearInterval(id),
-  setImmediate: (f, ...args) => globalThis.setTimeout(f, 0, ...args),
-  clearImmediate: (id) => globalThis.clearTimeout(id),
+  setImmediate: (...args) => globalThis.setImmediate(...args),
+  clearImmediate: (id) => globalThis.clearImmediate(id),
 };
 
 const os = {
@@ -64,18 +65,54 @@ const os = {
 
 export { resetContext };
 
+const querystring = {
+  escape: encodeURIComponent,
+  unescape: decodeURIComponent,
+  parse(text) {
+    const out = Object.create(null);
+    for (const [key, value] of new globalThis.URLSearchParams(`${text}`)) {
+      out[key] = key in out ? [out[key], value].flat() : value;
+    }
+    return out;
+  },
+  stringify: (object) =>
+    Object.entries(object ?? {}).flatMap(([key, value]) =>
+      [value].flat().map((v) => `${encodeURIComponent(key)}=${encodeURIComponent(v ?? "")}`)).join("&"),
+};
+
+class StringDecoder {
+  #decoder;
+  #encoding;
+
+  constructor(encoding = "utf8") {
+    this.#encoding = encoding;
+    // Others than these have no characters of several bytes.
+    if (/^(?:utf-?8|utf-?16le|ucs-?2)$/i.test(encoding)) {
+      this.#decoder = new globalThis.TextDecoder(/8$/.test(encoding) ? "utf-8" : "utf-16le", { ignoreBOM: true });
+    }
+  }
+
+  get encoding() { return this.#encoding; }
+  write(bytes) { return this.#decoder?.decode(bytes, { stream: true }) ?? Buffer.from(bytes).toString(this.#encoding); }
+  end(bytes) { return (bytes === undefined ? "" : this.write(bytes)) + (this.#decoder?.decode() ?? ""); }
+}
+
 /** The default export of each module; its properties are the named exports. */
 export const modules = {
   assert,
   "assert/strict": assert.strict,
   async_hooks: { AsyncLocalStorage, AsyncResource },
   buffer: { Blob, Buffer, File, INSPECT_MAX_BYTES, SlowBuffer, atob, btoa, constants: { MAX_LENGTH: kMaxLength }, kMaxLength },
+  crypto: nodeCrypto,
   diagnostics_channel: diagnosticsChannel,
   events: Object.assign(EventEmitter, { default: EventEmitter }),
   os,
   path: { ...path, posix: path },
   "path/posix": { ...path, posix: path },
+  perf_hooks: { performance: globalThis.performance },
   process,
+  querystring,
+  string_decoder: { StringDecoder },
   timers,
   "timers/promises": {
     setTimeout: (delay, value, options) => globalThis.scheduler.wait(delay ?? 0, options).then(() => value),

@@ -4,7 +4,9 @@ import { TextDecoder, TextEncoder, chunk } from "holdfast:core";
 
 import { isDeepEqual } from "./equal.js";
 
-const { format, formatWithOptions, inspect, stripVTControlCharacters } = chunk("inspect");
+// The inspect chunk is large: it is loaded when one of these is called.
+const lazily = (name) => (...args) => chunk("inspect")[name](...args);
+const inspect = Object.assign(lazily("inspect"), { custom: Symbol.for("nodejs.util.inspect.custom") });
 
 const custom = Symbol.for("nodejs.util.promisify.custom");
 
@@ -71,8 +73,8 @@ export const util = {
   callbackify,
   debuglog: () => Object.assign(() => {}, { enabled: false }),
   deprecate,
-  format,
-  formatWithOptions,
+  format: lazily("format"),
+  formatWithOptions: lazily("formatWithOptions"),
   inherits: (C, parent) => {
     Object.defineProperty(C, "super_", { value: parent, writable: true, configurable: true });
     Object.setPrototypeOf(C.prototype, parent.prototype);
@@ -81,7 +83,7 @@ export const util = {
   isArray: Array.isArray,
   isDeepStrictEqual: (a, b) => isDeepEqual(a, b, true),
   promisify,
-  stripVTControlCharacters,
+  stripVTControlCharacters: lazily("stripVTControlCharacters"),
   toUSVString: (s) => `${s}`.toWellFormed(),
   types,
 };

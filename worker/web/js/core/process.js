@@ -1,4 +1,7 @@
-// node:process.
+// process of Node.js: the module, and the global that libraries look at.
+
+import { host } from "./host.js";
+import { queueMicrotask } from "./timers.js";
 
 export const process = {
   argv: ["node"],
@@ -12,14 +15,14 @@ export const process = {
     throw new Error("process.exit is not supported in a worker");
   },
   hrtime: Object.assign((before) => {
-    const now = performance.now();
+    const now = host.now();
     const at = [Math.floor(now / 1000), Math.round((now % 1000) * 1e6)];
     if (before === undefined) {
       return at;
     }
     const nanos = at[1] - before[1];
     return nanos < 0 ? [at[0] - before[0] - 1, nanos + 1e9] : [at[0] - before[0], nanos];
-  }, { bigint: () => BigInt(Math.round(performance.now() * 1e6)) }),
+  }, { bigint: () => BigInt(Math.round(host.now() * 1e6)) }),
   memoryUsage: () => ({ rss: 0, heapTotal: 0, heapUsed: 0, external: 0, arrayBuffers: 0 }),
   nextTick(f, ...args) {
     queueMicrotask(() => f(...args));
