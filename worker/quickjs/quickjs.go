@@ -387,7 +387,7 @@ func (e *Engine) MemoryUsed() int64 {
 	if e.usable() != nil {
 		return 0
 	}
-	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size) //nolint:gosec // Memory is smaller.
+	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size)
 }
 
 // Exhausted says whether the engine has ever come up against Options.MemoryMax. It works on, but the engine's handling of
