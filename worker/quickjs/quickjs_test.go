@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,7 +14,28 @@ import (
 	"github.com/holdfast-io/holdfast/worker/quickjs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Which the engines must not take over.
+	if err := os.Setenv("TZ", "America/New_York"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func TestDatesAreUTC(t *testing.T) {
+	t.Parallel()
+	for range 4 {
+		t.Run("engine", func(t *testing.T) {
+			t.Parallel()
+			in(t, func(e *quickjs.Engine) {
+				got := show(t, e, eval(t, e, `for (let i = 0; i < 1000; i++) new Date(2020, i).getHours(); [new Date(0).getTimezoneOffset(), String(new Date(0)), new Date(2020, 6).getTime()]`))
+				if got != `[0,"Thu Jan 01 1970 00:00:00 GMT+0000",1593561600000]` {
+					t.Errorf("dates are %s", got)
+				}
+			})
+		})
+	}
+}
 
 func newEngine(tb testing.TB, options quickjs.Options) *quickjs.Engine {
 	tb.Helper()
