@@ -306,16 +306,17 @@ func (w *jsonWriter) reference() error {
 	if err := rest.item(); err != nil {
 		return err
 	}
-	number, err := strconv.Atoi(string(rest.out))
 	w.in = rest.in
-	if n&0xe0 != majorUint || err != nil || number >= len(w.shared) || w.shared[number] == nil || len(w.out) > referencesMax || w.again > againMax {
+	number, bad := strconv.ParseUint(string(rest.out), 10, 32)
+	known := bad == nil && n&0xe0 == majorUint && number < uint64(len(w.shared)) && w.shared[number] != nil
+	if !known || len(w.out) > referencesMax || w.again > againMax {
 		w.out = append(w.out, "null"...)
-		return nil
+		return nil //nolint:nilerr // What refers to nothing is null.
 	}
 	again := w.shared[number]
 	w.shared[number] = nil
 	inner := jsonWriter{in: again, out: w.out, shared: w.shared, again: w.again + 1}
-	err = inner.item()
+	err := inner.item()
 	w.shared[number] = again
 	w.out = inner.out
 	return err

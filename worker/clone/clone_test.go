@@ -23,11 +23,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // in runs f in an engine of its own, in which same(a, b) compares two values with all that they refer to, and
 // random(seed) makes one.
-func in(t testing.TB, f func(e *quickjs.Engine)) {
-	t.Helper()
+func in(tb testing.TB, f func(e *quickjs.Engine)) {
+	tb.Helper()
 	e, err := quickjs.New(quickjs.Options{MemoryMax: 256 << 20})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	err = e.Enter(func() error {
 		if _, err := e.Eval(helpers, "helpers.js"); err != nil {
@@ -37,7 +37,7 @@ func in(t testing.TB, f func(e *quickjs.Engine)) {
 		return nil
 	})
 	if err = errors.Join(err, e.Close()); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
@@ -108,41 +108,41 @@ function random(seed) {
 }
 `
 
-func eval(t testing.TB, e *quickjs.Engine, source string) quickjs.Value {
-	t.Helper()
+func eval(tb testing.TB, e *quickjs.Engine, source string) quickjs.Value {
+	tb.Helper()
 	v, err := e.Eval(source, "test.js")
 	if err != nil {
-		t.Fatalf("%s: %v", source, err)
+		tb.Fatalf("%s: %v", source, err)
 	}
 	return v
 }
 
-func encode(t testing.TB, e *quickjs.Engine, v quickjs.Value, o clone.Options) []byte {
-	t.Helper()
+func encode(tb testing.TB, e *quickjs.Engine, v quickjs.Value, o clone.Options) []byte {
+	tb.Helper()
 	b, err := clone.Encode(e, v, o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := value.Check(b); err != nil {
-		t.Fatalf("%x: %v", b, err)
+		tb.Fatalf("%x: %v", b, err)
 	}
 	return b
 }
 
-func decode(t testing.TB, e *quickjs.Engine, b []byte, o clone.Options) quickjs.Value {
-	t.Helper()
+func decode(tb testing.TB, e *quickjs.Engine, b []byte, o clone.Options) quickjs.Value {
+	tb.Helper()
 	v, err := clone.Decode(e, b, o)
 	if err != nil {
-		t.Fatalf("%s: %v", value.Diagnose(b), err)
+		tb.Fatalf("%s: %v", value.Diagnose(b), err)
 	}
 	return v
 }
 
-func same(t testing.TB, e *quickjs.Engine, a, b quickjs.Value) bool {
-	t.Helper()
-	got, err := eval(t, e, "same").Call(quickjs.Value{}, a, b)
+func same(tb testing.TB, e *quickjs.Engine, a, b quickjs.Value) bool {
+	tb.Helper()
+	got, err := eval(tb, e, "same").Call(quickjs.Value{}, a, b)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return got.Truthy()
 }

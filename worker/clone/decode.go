@@ -123,7 +123,7 @@ func (d *decoder) members(n, size uint64) (int, error) {
 	if n > uint64(len(d.in))/size {
 		return 0, malformed("%d members are announced, for which there are not bytes enough", n)
 	}
-	return int(n), nil //nolint:gosec // It is less than a length.
+	return int(n), nil
 }
 
 func (d *decoder) value(depth int) (quickjs.Value, error) {
@@ -205,9 +205,9 @@ func simple(first byte, n uint64) (quickjs.Value, error) {
 	case byteUndefined:
 		return quickjs.Value{}, nil
 	case byteFloat16:
-		return quickjs.FloatValue(halfFloat(uint16(n))), nil //nolint:gosec // It was two bytes.
+		return quickjs.FloatValue(halfFloat(uint16(n))), nil
 	case byteFloat32:
-		return quickjs.FloatValue(float64(math.Float32frombits(uint32(n)))), nil //nolint:gosec // It was four bytes.
+		return quickjs.FloatValue(float64(math.Float32frombits(uint32(n)))), nil
 	case byteFloat64:
 		return quickjs.FloatValue(math.Float64frombits(n)), nil
 	default:
@@ -257,7 +257,7 @@ func (d *decoder) array(n uint64, depth int) (quickjs.Value, error) {
 		return quickjs.Value{}, err
 	}
 	for i := range length {
-		if err := d.member(depth, func(element quickjs.Value) error { return v.DefineAt(uint32(i), element) }); err != nil { //nolint:gosec // It is less than the number of bytes.
+		if err := d.member(depth, func(element quickjs.Value) error { return v.DefineAt(uint32(i), element) }); err != nil {
 			return quickjs.Value{}, err
 		}
 	}
@@ -635,10 +635,10 @@ func (d *decoder) view(depth int) (quickjs.Value, error) {
 	if err != nil {
 		return quickjs.Value{}, err
 	}
-	if limit := uint64(d.options.sizeMax()); offset > limit || length > limit || length%uint64(class.ElementSize()) != 0 { //nolint:gosec // Sizes are positive.
+	if limit := uint64(d.options.sizeMax()); offset > limit || length > limit || length%uint64(class.ElementSize()) != 0 {
 		return quickjs.Value{}, malformed("a view goes from %d for %d bytes", offset, length)
 	}
-	v, err := d.engine.View(class, buffer, int(offset), int(length)) //nolint:gosec // They were compared.
+	v, err := d.engine.View(class, buffer, int(offset), int(length))
 	if err != nil {
 		return quickjs.Value{}, bad("a view", err)
 	}
@@ -665,7 +665,7 @@ func (d *decoder) sparse(depth int) (quickjs.Value, error) {
 	if err := d.share(v); err != nil {
 		return quickjs.Value{}, err
 	}
-	if err := v.Set("length", quickjs.IntValue(int64(length))); err != nil { //nolint:gosec // It was compared.
+	if err := v.Set("length", quickjs.IntValue(int64(length))); err != nil {
 		return quickjs.Value{}, err
 	}
 	if n, err = d.expect(majorMap, "a map"); err != nil {

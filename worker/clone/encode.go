@@ -112,9 +112,9 @@ func appendHead(out []byte, major byte, n uint64) []byte {
 	case n <= math.MaxUint8:
 		return append(out, major|24, byte(n))
 	case n <= math.MaxUint16:
-		return binary.BigEndian.AppendUint16(append(out, major|25), uint16(n)) //nolint:gosec // It was compared.
+		return binary.BigEndian.AppendUint16(append(out, major|25), uint16(n))
 	case n <= math.MaxUint32:
-		return binary.BigEndian.AppendUint32(append(out, major|26), uint32(n)) //nolint:gosec // It was compared.
+		return binary.BigEndian.AppendUint32(append(out, major|26), uint32(n))
 	default:
 		return binary.BigEndian.AppendUint64(append(out, major|27), n)
 	}
@@ -143,9 +143,9 @@ func (enc *encoder) number(f float64) {
 	switch {
 	case float64(n) == f && n > -1<<53 && n < 1<<53 && (n != 0 || !math.Signbit(f)):
 		if n < 0 {
-			enc.head(majorNegint, uint64(-1-n)) //nolint:gosec // It is not negative.
+			enc.head(majorNegint, uint64(-1-n))
 		} else {
-			enc.head(majorUint, uint64(n)) //nolint:gosec // It is not negative.
+			enc.head(majorUint, uint64(n))
 		}
 	case f != f:
 		enc.out = append(enc.out, byteFloat16, 0x7e, 0x00)
@@ -325,7 +325,7 @@ func (enc *encoder) plain(v quickjs.Value, depth int) error {
 		return err
 	}
 	return v.Each(func(n int) error {
-		enc.head(majorMap, uint64(n)) //nolint:gosec // It is a count.
+		enc.head(majorMap, uint64(n))
 		return nil
 	}, func(key string, member quickjs.Value) error {
 		enc.text(key)
@@ -372,14 +372,14 @@ func (enc *encoder) array(v quickjs.Value, depth int) error {
 		return err
 	}
 	if dense {
-		enc.head(majorArray, uint64(length)) //nolint:gosec // It is a length.
+		enc.head(majorArray, uint64(length))
 		return v.EachElement(length, func(element quickjs.Value) error { return enc.value(element, depth+1) })
 	}
 	enc.tag(value.TagSparse)
 	enc.head(majorArray, 2)
-	enc.head(majorUint, uint64(length)) //nolint:gosec // It is a length.
+	enc.head(majorUint, uint64(length))
 	return v.Each(func(n int) error {
-		enc.head(majorMap, uint64(n)) //nolint:gosec // It is a count.
+		enc.head(majorMap, uint64(n))
 		return nil
 	}, func(key string, member quickjs.Value) error {
 		if i, ok := arrayIndex(key); ok {
@@ -485,7 +485,7 @@ func (enc *encoder) error(v quickjs.Value, depth int) error {
 		n++
 	}
 	enc.tag(value.TagError)
-	enc.head(majorMap, uint64(n)) //nolint:gosec // It is a count.
+	enc.head(majorMap, uint64(n))
 	for _, m := range members {
 		enc.text(m.key)
 		if err := enc.lenient(m.value, depth+1); err != nil {
@@ -514,8 +514,7 @@ func (enc *encoder) error(v quickjs.Value, depth int) error {
 func (enc *encoder) lenient(v quickjs.Value, depth int) error {
 	out, objects, again, views, buffers := len(enc.out), len(enc.seen), len(enc.again), len(enc.views), len(enc.buffers)
 	err := enc.value(v, depth)
-	var thrown *quickjs.Error
-	if !errors.As(err, &thrown) {
+	if _, ok := errors.AsType[*quickjs.Error](err); !ok {
 		return err
 	}
 	for _, s := range enc.seen[objects:] {
@@ -602,7 +601,7 @@ func (enc *encoder) finish() []byte {
 		return number - 1
 	}
 	refer := func(to int) {
-		out = appendHead(appendHead(out, majorTag, tagShared), majorUint, uint64(to)) //nolint:gosec // It is a count.
+		out = appendHead(appendHead(out, majorTag, tagShared), majorUint, uint64(to))
 	}
 	objects, again, views := enc.seen, enc.again, enc.views
 	for len(objects) > 0 || len(again) > 0 || len(views) > 0 {
@@ -655,7 +654,7 @@ func (enc *encoder) finish() []byte {
 				out = append(out, b...)
 			}
 			if v.class != quickjs.ClassArrayBuffer {
-				out = appendHead(appendHead(out, majorUint, uint64(v.offset)), majorUint, uint64(v.length)) //nolint:gosec // They are places.
+				out = appendHead(appendHead(out, majorUint, uint64(v.offset)), majorUint, uint64(v.length))
 			}
 		}
 	}

@@ -19,13 +19,12 @@ var (
 	rawException = lib.TJSValue{Ftag: lib.EJS_TAG_EXCEPTION}
 )
 
-func tagOf(v lib.TJSValue) int32       { return int32(v.Ftag) } //nolint:gosec // Tags are small.
+func tagOf(v lib.TJSValue) int32       { return int32(v.Ftag) }
 func counted(v lib.TJSValue) bool      { return v.Ftag < 0 }
 func isException(v lib.TJSValue) bool  { return v.Ftag == lib.EJS_TAG_EXCEPTION }
 func bitsOf(v lib.TJSValue) uint64     { return *(*uint64)(unsafe.Pointer(&v.Fu)) }
 func pointerOf(v lib.TJSValue) uintptr { return uintptr(bitsOf(v)) }
-func floatOf(v lib.TJSValue) float64   { return math.Float64frombits(bitsOf(v)) }
-func intOf(v lib.TJSValue) int32       { return int32(uint32(bitsOf(v))) } //nolint:gosec // The low half.
+func intOf(v lib.TJSValue) int32       { return int32(uint32(bitsOf(v))) }
 func rawInt(n int32) lib.TJSValue      { return rawOf(lib.EJS_TAG_INT, uint64(uint32(n))) }
 func rawFloat(f float64) lib.TJSValue  { return rawOf(lib.EJS_TAG_FLOAT64, math.Float64bits(f)) }
 func rawOf(tag int32, bits uint64) lib.TJSValue {
@@ -81,10 +80,7 @@ func (e *Engine) free(v lib.TJSValue) {
 }
 
 // buffer is memory of C's in which strings are handed over.
-type buffer struct {
-	p    uintptr
-	size int
-}
+type buffer struct{ p uintptr }
 
 // What the buffer keeps for the next string, in bytes.
 const bufferMax = 64 << 10

@@ -1,10 +1,13 @@
 package quickjs
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
+	"math"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 	"unsafe"
@@ -65,18 +68,8 @@ func (v Value) Text() (string, error) {
 
 // ToText is String(v): also of objects, by their toString.
 func (v Value) ToText() (string, error) {
-	if v.e == nil {
-		switch v.Kind() {
-		case Undefined:
-			if v.tag == 0 {
-				return "undefined", nil
-			}
-		case Null:
-			return "null", nil
-		case Boolean:
-			b, _ := v.Bool()
-			return fmt.Sprint(b), nil
-		}
+	if v.e == nil && v.Err() == nil {
+		return v.plainText(), nil
 	}
 	e, raw, err := v.use()
 	if err != nil {
@@ -89,9 +82,32 @@ func (v Value) ToText() (string, error) {
 	if p == 0 {
 		return "", e.exception()
 	}
-	s := string(bytesAt(p, int(*at[lib.Tsize_t](length)))) //nolint:gosec // Strings are shorter than 2^30.
+	s := string(bytesAt(p, int(*at[lib.Tsize_t](length))))
 	lib.XJS_FreeCString(e.tls, e.ctx, p)
 	return s, nil
+}
+
+// plainText is the text of a value without an engine.
+func (v Value) plainText() string {
+	switch v.Kind() {
+	case Null:
+		return "null"
+	case Boolean:
+		return strconv.FormatBool(v.Truthy())
+	case Number:
+		f, _ := v.Float()
+		switch {
+		case f != f:
+			return "NaN"
+		case math.IsInf(f, 0):
+			return strings.TrimPrefix(strconv.FormatFloat(f, 'g', -1, 64)+"inity", "+")
+		default:
+			text, _ := json.Marshal(f + 0) // -0 is 0; and this is JavaScript's form of numbers.
+			return string(text)
+		}
+	default:
+		return "undefined"
+	}
 }
 
 // Object makes an empty object.
@@ -109,7 +125,7 @@ func (e *Engine) Array(elements ...Value) Value {
 	}
 	out := e.made(lib.XJS_NewArray(e.tls, e.ctx))
 	for i, v := range elements {
-		if err := out.SetAt(uint32(i), v); err != nil { //nolint:gosec // Slices of values are shorter.
+		if err := out.SetAt(uint32(i), v); err != nil {
 			return failed()
 		}
 	}
@@ -135,7 +151,7 @@ func (e *Engine) BigInt(n *big.Int) Value {
 	// Hexadecimal is read in linear time, but has no sign: a negative number goes in two's complement.
 	bits := n.BitLen() + 1
 	if n.Sign() < 0 {
-		n = new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(bits))) //nolint:gosec // Not negative.
+		n = new(big.Int).Add(n, new(big.Int).Lsh(big.NewInt(1), uint(bits)))
 	}
 	v, err := e.borrow(e.intrinsics.bigint).Call(Value{}, e.String(fmt.Sprintf("%#x", n)))
 	if err == nil {
@@ -221,7 +237,7 @@ func (e *Engine) View(class Class, buffer Value, offset, length int) (Value, err
 		return Value{}, err
 	}
 	defer done()
-	return e.result(lib.XJS_NewTypedArray(e.tls, e.ctx, 3, args, int32(class-ClassUint8Clamped))) //nolint:gosec // It is small.
+	return e.result(lib.XJS_NewTypedArray(e.tls, e.ctx, 3, args, int32(class-ClassUint8Clamped)))
 }
 
 // ElementSize is the size of an element of a typed array, in bytes.
@@ -336,7 +352,7 @@ func (e *Engine) From(v any) (Value, error) {
 			if err != nil {
 				return Value{}, err
 			}
-			if err := out.SetAt(uint32(i), in); err != nil { //nolint:gosec // Slices are shorter.
+			if err := out.SetAt(uint32(i), in); err != nil {
 				return Value{}, err
 			}
 		}
@@ -344,7 +360,7 @@ func (e *Engine) From(v any) (Value, error) {
 	case []string:
 		out := e.Array()
 		for i, s := range v {
-			if err := out.SetAt(uint32(i), e.String(s)); err != nil { //nolint:gosec // Slices are shorter.
+			if err := out.SetAt(uint32(i), e.String(s)); err != nil {
 				return Value{}, err
 			}
 		}

@@ -85,7 +85,7 @@ func onCall(tls *libc.TLS, _ uintptr, fn, this lib.TJSValue, argc int32, argv ui
 	f := e.funcs.all[int(lib.XJS_GetOpaque(tls, fn, funcClass()))-1].f
 	return e.host(func() (Value, error) {
 		first := len(e.args)
-		for i := range uintptr(argc) { //nolint:gosec // Not negative.
+		for i := range uintptr(argc) {
 			e.args = append(e.args, e.borrow(*at[lib.TJSValue](argv + i*uintptr(sizeofValue))))
 		}
 		args := e.args[first:len(e.args):len(e.args)]

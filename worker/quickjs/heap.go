@@ -53,7 +53,7 @@ func onMalloc(tls *libc.TLS, state uintptr, size lib.Tsize_t) uintptr {
 		h.refused, h.ever = true, true
 		return 0
 	}
-	p, err := h.UintptrMalloc(int(size)) //nolint:gosec // It is below blockMax.
+	p, err := h.UintptrMalloc(int(size))
 	if err != nil {
 		return 0
 	}
@@ -90,7 +90,7 @@ func onRealloc(tls *libc.TLS, state, p uintptr, size lib.Tsize_t) uintptr {
 		h.refused, h.ever = true, true
 		return 0
 	}
-	out, err := h.UintptrRealloc(p, int(size)) //nolint:gosec // It is below blockMax.
+	out, err := h.UintptrRealloc(p, int(size))
 	if err != nil {
 		return 0
 	}

@@ -53,7 +53,7 @@ func compile(source, name string, kind int32) (out *Bytecode, err error) {
 			return e.exception()
 		}
 		defer lib.Xjs_free(e.tls, e.ctx, p)
-		out = &Bytecode{name: name, module: kind == lib.MJS_EVAL_TYPE_MODULE, code: slices.Clone(bytesAt(p, int(*at[lib.Tsize_t](size))))} //nolint:gosec // It is in memory.
+		out = &Bytecode{name: name, module: kind == lib.MJS_EVAL_TYPE_MODULE, code: slices.Clone(bytesAt(p, int(*at[lib.Tsize_t](size))))}
 		return nil
 	})
 	if err != nil {

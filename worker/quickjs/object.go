@@ -18,8 +18,7 @@ func (e *Engine) atom(name string) (atom lib.TJSAtom, done func(), err error) {
 	if atom, ok := e.atoms[name]; ok {
 		return atom, func() {}, nil
 	}
-	ok := false
-	_, ok = e.scratch.with(e.tls, wellFormed(name), func(p uintptr) lib.TJSValue {
+	_, ok := e.scratch.with(e.tls, wellFormed(name), func(p uintptr) lib.TJSValue {
 		atom = lib.XJS_NewAtomLen(e.tls, e.ctx, p, lib.Tsize_t(len(wellFormed(name))))
 		return rawUndefined
 	})
@@ -367,7 +366,7 @@ func (v Value) Call(this Value, args ...Value) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
-	out := lib.XJS_Call(e.tls, e.ctx, fn, self, int32(len(args)), argv) //nolint:gosec // Arguments are few.
+	out := lib.XJS_Call(e.tls, e.ctx, fn, self, int32(len(args)), argv)
 	done()
 	return e.result(out)
 }
@@ -391,7 +390,7 @@ func (v Value) New(args ...Value) (Value, error) {
 	if err != nil {
 		return Value{}, err
 	}
-	out := lib.XJS_CallConstructor(e.tls, e.ctx, fn, int32(len(args)), argv) //nolint:gosec // Arguments are few.
+	out := lib.XJS_CallConstructor(e.tls, e.ctx, fn, int32(len(args)), argv)
 	done()
 	return e.result(out)
 }

@@ -127,8 +127,24 @@ func engineOf(tls *libc.TLS) *Engine {
 	return e.(*Engine) //nolint:forcetypeassert // Nothing else is stored there.
 }
 
+// Dates are in UTC on every machine. The translated C library has one time zone for the process.
+var useUTC = sync.OnceFunc(func() {
+	tls := libc.NewTLS()
+	defer tls.Close()
+	set := func(s string) uintptr {
+		p := libc.Xmalloc(tls, lib.Tsize_t(len(s)+1))
+		fill(p, s)
+		return p
+	}
+	name, zone := set("TZ"), set("UTC0")
+	libc.Xsetenv(tls, name, zone, 1)
+	libc.Xfree(tls, name)
+	libc.Xfree(tls, zone)
+})
+
 // New makes an engine.
 func New(options Options) (*Engine, error) {
+	useUTC()
 	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), names: make(map[lib.TJSAtom]string), modules: make(map[uintptr]map[string]lib.TJSValue)}
 	engines.Store(e.tls, e)
 	if err := e.start(); err != nil {
@@ -387,7 +403,7 @@ func (e *Engine) MemoryUsed() int64 {
 	if e.usable() != nil {
 		return 0
 	}
-	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size) //nolint:gosec // Memory is smaller.
+	return int64(at[lib.TJSRuntime](e.rt).Fmalloc_ctx.Fmalloc_state.Fmalloc_size)
 }
 
 // Exhausted says whether the engine has ever come up against Options.MemoryMax. It works on, but the engine's handling of

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math"
 	"math/big"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,60 +14,81 @@ import (
 	"github.com/holdfast-io/holdfast/worker/quickjs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Which the engines must not take over.
+	if err := os.Setenv("TZ", "America/New_York"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
-func newEngine(t testing.TB, options quickjs.Options) *quickjs.Engine {
-	t.Helper()
+func TestDatesAreUTC(t *testing.T) {
+	t.Parallel()
+	for range 4 {
+		t.Run("engine", func(t *testing.T) {
+			t.Parallel()
+			in(t, func(e *quickjs.Engine) {
+				got := show(t, e, eval(t, e, `for (let i = 0; i < 1000; i++) new Date(2020, i).getHours(); [new Date(0).getTimezoneOffset(), String(new Date(0)), new Date(2020, 6).getTime()]`))
+				if got != `[0,"Thu Jan 01 1970 00:00:00 GMT+0000",1593561600000]` {
+					t.Errorf("dates are %s", got)
+				}
+			})
+		})
+	}
+}
+
+func newEngine(tb testing.TB, options quickjs.Options) *quickjs.Engine {
+	tb.Helper()
 	e, err := quickjs.New(options)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := e.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	return e
 }
 
 // enter runs f in e and wants no error.
-func enter(t testing.TB, e *quickjs.Engine, f func() error) {
-	t.Helper()
+func enter(tb testing.TB, e *quickjs.Engine, f func() error) {
+	tb.Helper()
 	if err := e.Enter(f); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
 // in runs f in a new engine without limits.
-func in(t testing.TB, f func(e *quickjs.Engine)) {
-	t.Helper()
-	e := newEngine(t, quickjs.Options{})
-	enter(t, e, func() error {
+func in(tb testing.TB, f func(e *quickjs.Engine)) {
+	tb.Helper()
+	e := newEngine(tb, quickjs.Options{})
+	enter(tb, e, func() error {
 		f(e)
 		return nil
 	})
 }
 
-func eval(t testing.TB, e *quickjs.Engine, source string) quickjs.Value {
-	t.Helper()
+func eval(tb testing.TB, e *quickjs.Engine, source string) quickjs.Value {
+	tb.Helper()
 	v, err := e.Eval(source, "test.js")
 	if err != nil {
-		t.Fatalf("%s: %v", source, err)
+		tb.Fatalf("%s: %v", source, err)
 	}
 	return v
 }
 
 // show is a value as JavaScript's JSON or String, for comparisons.
-func show(t testing.TB, e *quickjs.Engine, v quickjs.Value) string {
-	t.Helper()
-	f := eval(t, e, `(v) => { if (typeof v === "string") return JSON.stringify(v); if (typeof v === "object" && v !== null) return JSON.stringify(v); return Object.is(v, -0) ? "-0" : typeof v === "bigint" ? v + "n" : String(v) }`)
+func show(tb testing.TB, e *quickjs.Engine, v quickjs.Value) string {
+	tb.Helper()
+	f := eval(tb, e, `(v) => { if (typeof v === "string") return JSON.stringify(v); if (typeof v === "object" && v !== null) return JSON.stringify(v); return Object.is(v, -0) ? "-0" : typeof v === "bigint" ? v + "n" : String(v) }`)
 	out, err := f.Call(quickjs.Value{}, v)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, err := out.Text()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return s
 }
@@ -97,8 +119,10 @@ func TestValuesGoThroughBothWays(t *testing.T) {
 		if got, _ := through(e.String("a\xffb\xc3")).Text(); got != "a\ufffdb\ufffd" {
 			t.Errorf("bytes that are no UTF-8 came back as %q", got)
 		}
-		for _, s := range []string{"0", "-1", "9223372036854775807", "-9223372036854775808", "9223372036854775808", "-9223372036854775809",
-			"123456789012345678901234567890", "-123456789012345678901234567890"} {
+		for _, s := range []string{
+			"0", "-1", "9223372036854775807", "-9223372036854775808", "9223372036854775808", "-9223372036854775809",
+			"123456789012345678901234567890", "-123456789012345678901234567890",
+		} {
 			n, _ := new(big.Int).SetString(s, 10)
 			v := through(e.BigInt(n))
 			got, err := v.BigInt()
@@ -109,6 +133,17 @@ func TestValuesGoThroughBothWays(t *testing.T) {
 		for _, b := range []bool{true, false} {
 			if got, err := through(quickjs.BoolValue(b)).Bool(); got != b || err != nil {
 				t.Errorf("%v came back as %v, %v", b, got, err)
+			}
+		}
+		for want, v := range map[string]quickjs.Value{
+			"undefined": {}, "null": quickjs.NullValue(), "true": quickjs.BoolValue(true), "5": quickjs.IntValue(5), "0": quickjs.FloatValue(math.Copysign(0, -1)),
+			"NaN": quickjs.FloatValue(math.NaN()), "-Infinity": quickjs.FloatValue(math.Inf(-1)), "Infinity": quickjs.FloatValue(math.Inf(1)),
+			"1e+21": quickjs.FloatValue(1e21), "0.000001": quickjs.FloatValue(1e-6), "1e-7": quickjs.FloatValue(1e-7),
+		} {
+			alone, err := v.ToText()
+			there, err2 := through(v).ToText()
+			if alone != want || there != want || err != nil || err2 != nil {
+				t.Errorf("%s as text is %s and %s, %v, %v", want, alone, there, err, err2)
 			}
 		}
 		if v := through(quickjs.NullValue()); v.Kind() != quickjs.Null {
@@ -156,7 +191,7 @@ func TestBytesGoThroughBothWays(t *testing.T) {
 func TestHostFunctions(t *testing.T) {
 	t.Parallel()
 	in(t, func(e *quickjs.Engine) {
-		add := e.Function("add", 2, func(_ *quickjs.Engine, this quickjs.Value, args quickjs.Args) (quickjs.Value, error) {
+		add := e.Function("add", 2, func(_ *quickjs.Engine, _ quickjs.Value, args quickjs.Args) (quickjs.Value, error) {
 			a, err := args.At(0).Int()
 			if err != nil {
 				return quickjs.Value{}, err

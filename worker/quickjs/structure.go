@@ -67,7 +67,7 @@ func (v Value) EachElement(n int, f func(value Value) error) error {
 		if err != nil {
 			return err
 		}
-		if err := e.visit(lib.XJS_GetPropertyUint32(e.tls, e.ctx, obj, uint32(i)), f); err != nil { //nolint:gosec // Lengths of arrays are.
+		if err := e.visit(lib.XJS_GetPropertyUint32(e.tls, e.ctx, obj, uint32(i)), f); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (e *Engine) atomText(atom lib.TJSAtom) (string, error) {
 	if p == 0 {
 		return "", e.exception()
 	}
-	name := string(bytesAt(p, int(*at[lib.Tsize_t](length)))) //nolint:gosec // Strings are shorter than 2^30.
+	name := string(bytesAt(p, int(*at[lib.Tsize_t](length))))
 	lib.XJS_FreeCString(e.tls, e.ctx, p)
 	if len(name) <= atomNameMax {
 		e.rememberAtom(name, lib.XJS_DupAtom(e.tls, e.ctx, atom))
@@ -218,16 +218,17 @@ func (v Value) RegExp() (source, flags string, err error) {
 		return "", "", err
 	}
 	code := (*lib.TJSRegExp)(unsafe.Pointer(&v.object().Fu)).Fbytecode + unsafe.Sizeof(lib.TJSString{})
+	var letters []byte
 	set := lib.Xlre_get_flags(e.tls, code)
 	for i, flag := range []int32{
 		lib.MLRE_FLAG_INDICES, lib.MLRE_FLAG_GLOBAL, lib.MLRE_FLAG_IGNORECASE, lib.MLRE_FLAG_MULTILINE, lib.MLRE_FLAG_DOTALL,
 		lib.MLRE_FLAG_UNICODE, lib.MLRE_FLAG_UNICODE_SETS, lib.MLRE_FLAG_STICKY,
 	} {
 		if set&flag != 0 {
-			flags += "dgimsuvy"[i : i+1]
+			letters = append(letters, "dgimsuvy"[i])
 		}
 	}
-	return source, flags, nil
+	return source, string(letters), nil
 }
 
 // Buffer returns the ArrayBuffer of v, a typed array or a DataView, and the bytes of it that v shows.

@@ -44,8 +44,8 @@ func (e *Engine) closeScope() {
 	n := len(e.scopes) - 1
 	s := &e.scopes[n]
 	s.serial = 0
-	for i := len(s.values) - 1; i >= 0; i-- {
-		e.free(s.values[i])
+	for _, v := range slices.Backward(s.values) {
+		e.free(v)
 	}
 	if cap(s.values) > scopeKept {
 		s.values = nil
@@ -103,13 +103,13 @@ func (e *Engine) own(v lib.TJSValue) Value {
 	n := len(e.scopes) - 1
 	s := &e.scopes[n]
 	s.values = append(s.values, v)
-	return Value{bits: bitsOf(v), tag: tagOf(v) - lib.EJS_TAG_UNDEFINED, e: e, serial: s.serial, depth: int32(n)} //nolint:gosec // Depths are small.
+	return Value{bits: bitsOf(v), tag: tagOf(v) - lib.EJS_TAG_UNDEFINED, e: e, serial: s.serial, depth: int32(n)}
 }
 
 // borrow makes a Value of v, to which somebody else holds a reference for longer than the innermost scope.
 func (e *Engine) borrow(v lib.TJSValue) Value {
 	n := len(e.scopes) - 1
-	return Value{bits: bitsOf(v), tag: tagOf(v) - lib.EJS_TAG_UNDEFINED, e: e, serial: e.scopes[n].serial, depth: int32(n)} //nolint:gosec // Depths are small.
+	return Value{bits: bitsOf(v), tag: tagOf(v) - lib.EJS_TAG_UNDEFINED, e: e, serial: e.scopes[n].serial, depth: int32(n)}
 }
 
 // made is own for what could fail only because there is no memory.
@@ -328,14 +328,14 @@ func (v Value) Bool() (bool, error) {
 	if v.Kind() != Boolean {
 		return false, v.want("a boolean")
 	}
-	return uint32(v.bits) != 0, nil //nolint:gosec // The low half.
+	return uint32(v.bits) != 0, nil
 }
 
 // Float returns a number.
 func (v Value) Float() (float64, error) {
 	switch v.tag + lib.EJS_TAG_UNDEFINED {
 	case lib.EJS_TAG_INT:
-		return float64(int32(uint32(v.bits))), nil //nolint:gosec // The low half.
+		return float64(int32(uint32(v.bits))), nil
 	case lib.EJS_TAG_FLOAT64:
 		return math.Float64frombits(v.bits), nil
 	default:
