@@ -50,9 +50,15 @@ func TestRebuild(t *testing.T) {
 	t.Logf("%d MiB of objects: every shard has three replicas again %s after the loss, %s of them for the node to be given up",
 		*rebuildMiB, whole.Sub(fault).Round(100*time.Millisecond), left.Sub(fault).Round(100*time.Millisecond))
 	before := l.between(calm, fault)
-	for what, p := range map[string]pace{"from the loss until it is given up": l.between(fault, left), "while shards are copied": l.between(left, whole), "both": l.between(fault, whole)} {
-		t.Logf("%s: %.0f%% of the calls of before: %s, after %s", what, 100*p.rate/before.rate, p, before)
+	t.Logf("before the loss: %s", before)
+	for _, span := range []struct {
+		what     string
+		from, to time.Time
+	}{{"until it is given up", fault, left}, {"while shards are copied", left, whole}, {"both", fault, whole}} {
+		p := l.between(span.from, span.to)
+		t.Logf("%s: %.0f%%: %s", span.what, 100*p.rate/before.rate, p)
 	}
+	t.Logf("calls in each second after the loss: %d", l.between(fault, whole).seconds)
 	l.check()
 	checkFilled(t, survivors, *rebuildMiB)
 }
@@ -60,12 +66,16 @@ func TestRebuild(t *testing.T) {
 // pace is what callers got for a while.
 type pace struct {
 	rate         float64       // acknowledged calls a second
-	worst        int           // in the worst whole second
+	seconds      []int         // the calls of each whole second
 	median, slow time.Duration // of their answers; slow is the 99th percentile
 }
 
 func (p pace) String() string {
-	return fmt.Sprintf("%.0f a second, %d in the worst one, answered in %s, 1%% in more than %s", p.rate, p.worst, p.median.Round(100*time.Microsecond), p.slow.Round(time.Millisecond))
+	worst := 0
+	if len(p.seconds) > 0 {
+		worst = slices.Min(p.seconds)
+	}
+	return fmt.Sprintf("%.0f a second, %d in the worst one, answered in %s, 1%% in more than %s", p.rate, worst, p.median.Round(100*time.Microsecond), p.slow.Round(time.Millisecond))
 }
 
 // between is the pace from one time to another.
@@ -80,10 +90,7 @@ func (l *load) between(from, to time.Time) pace {
 			took = append(took, a.took)
 		}
 	}
-	p := pace{rate: float64(len(took)) / to.Sub(from).Seconds()}
-	if len(seconds) > 1 {
-		p.worst = slices.Min(seconds[:len(seconds)-1])
-	}
+	p := pace{rate: float64(len(took)) / to.Sub(from).Seconds(), seconds: seconds[:len(seconds)-1]}
 	if len(took) > 0 {
 		slices.Sort(took)
 		p.median, p.slow = took[len(took)/2], took[len(took)*99/100]
