@@ -1789,7 +1789,12 @@ ${new Error().stack}`.trimEnd());
       if (item.detached)
         throw new DOMException("An ArrayBuffer to transfer is detached.", "DataCloneError");
     }
-    let copy = host.clone(value);
+    let copy;
+    try {
+      copy = host.clone(value);
+    } catch (e) {
+      throw e?.name === "DataCloneError" && !(e instanceof DOMException) ? new DOMException(e.message, e.name) : e;
+    }
     for (let item of transfer)
       item.transfer(0);
     return copy;

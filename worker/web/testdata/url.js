@@ -91,3 +91,17 @@ test("URLPattern", () => {
   equal(p.test("https://a.example/other"), false);
   equal(new URLPattern("/x/*", "https://a.example").test("https://a.example/x/y/z"), true);
 });
+
+test("limits", () => {
+  for (const bad of [`http://${"@".repeat(5000)}h/`, `http://u:${"a:".repeat(2000)}@h/`, `foo://${"@".repeat(3000)}`, ` h\ntt\np:/\\${"@".repeat(5000)}h`, `http://h/${"x".repeat(300000)}`]) {
+    equal(URL.canParse(bad), false);
+  }
+  equal(new URL(`//${"@".repeat(10)}h/`, "http://a.example").hostname, "h");
+  equal(URL.canParse(`//${"@".repeat(5000)}h/`, "http://a.example"), false);
+  equal(new URL(`http://h/${"@".repeat(5000)}`).pathname.length, 5001);
+  equal(new URL(`data:text,${"@".repeat(5000)}`).protocol, "data:");
+  const u = new URL("http://h/");
+  u.username = "x".repeat(5000);
+  u.hash = "y".repeat(300000);
+  equal(u.href, "http://h/");
+});

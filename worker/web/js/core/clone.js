@@ -15,7 +15,13 @@ export function structuredClone(value, options = {}) {
       throw new DOMException("An ArrayBuffer to transfer is detached.", "DataCloneError");
     }
   }
-  const copy = host.clone(value);
+  let copy;
+  try {
+    copy = host.clone(value);
+  } catch (e) {
+    // The host's error only has the name.
+    throw e?.name === "DataCloneError" && !(e instanceof DOMException) ? new DOMException(e.message, e.name) : e;
+  }
   for (const item of transfer) {
     item.transfer(0);
   }
