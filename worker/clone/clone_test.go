@@ -287,6 +287,66 @@ func TestErrorsKeepWhatTheyHave(t *testing.T) {
 	})
 }
 
+// What is left out of an error is not referred to.
+func TestErrorsLeaveOutWhatCanNotBeCloned(t *testing.T) {
+	t.Parallel()
+	in(t, func(e *quickjs.Engine) {
+		v := eval(t, e, `const shared = {x: new ArrayBuffer(4)}; ({pad: Array.from({length: 20}, () => ({})), error: Object.assign(new Error("m"), {bad: [shared, new Uint8Array(shared.x), () => 1]}), shared, again: shared, bytes: new Uint8Array(shared.x)})`)
+		got := decode(t, e, encode(t, e, v, clone.Options{ErrorProps: true}), clone.Options{})
+		s, err := eval(t, e, `(v) => [v.error.message, v.error.bad, v.shared === v.again, v.shared.x === v.bytes.buffer, v.pad.length].join("|")`).Call(quickjs.Value{}, got)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, _ := s.Text(); text != "m||true|true|20" {
+			t.Errorf("it came back as %s", text)
+		}
+	})
+}
+
+func TestMalformedBytesAreRefused(t *testing.T) {
+	t.Parallel()
+	in(t, func(e *quickjs.Engine) {
+		for in, why := range map[string]string{
+			"":                                      "end early",
+			"18":                                    "end early",
+			"6261":                                  "announced",
+			"61ff":                                  "UTF-8",
+			"0000":                                  "left over",
+			"9f01ff":                                "in use",
+			"f8ff":                                  "stands for nothing",
+			"9bffffffffffffffff":                    "announced",
+			"bb7fffffffffffffff":                    "announced",
+			"d845420100" + "00":                     "left over",
+			"d84543010203":                          "whole elements",
+			"d81d00":                                "refer to",
+			"d81c01":                                "primitive is shared",
+			"d81cd81ca0":                            "shared twice",
+			"82d81d00d81ca0":                        "refer to",
+			"d81cd99ea0820081" + "d81d00":           "map",
+			"d99e9c8101":                            "without a value",
+			"d99e9b82616140":                        "text",
+			"d99e9b82612861" + "67":                 "regular expression",
+			"d99e9ea0":                              "no name",
+			"d99e9ea1646e616d656161":                "no class of errors",
+			"d99ea4a0":                              "primitive",
+			"d99ea08200a20000":                      "announced",
+			"d99ea08201a10100":                      "has a",
+			"d99e9f841840d81cd99ea2420000" + "0003": "view",
+			"c06161":                                "no time",
+			"d99fff00":                              "unknown",
+			"d99ea500":                              "no value can have",
+		} {
+			b, err := hex.DecodeString(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := clone.Decode(e, b, clone.Options{}); !errors.Is(err, clone.ErrMalformed) || !strings.Contains(err.Error(), why) {
+				t.Errorf("%s gives %v and not %q", in, err, why)
+			}
+		}
+	})
+}
+
 func TestReplacements(t *testing.T) {
 	t.Parallel()
 	in(t, func(e *quickjs.Engine) {

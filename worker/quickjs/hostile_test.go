@@ -211,7 +211,10 @@ func TestHostPanics(t *testing.T) {
 				t.Errorf("recovered %v", p)
 			}
 		}()
-		_ = e.Enter(func() error { panic("mine") })
+		_ = e.Enter(func() error {
+			eval(t, e, `({})`) // which is freed all the same
+			panic("mine")
+		})
 	}()
 	enter(t, e, func() error { eval(t, e, "1"); return nil })
 }
@@ -398,7 +401,7 @@ func TestEnginesGiveTheirMemoryBack(t *testing.T) {
 			if _, err := e.Object().Keep(); err != nil {
 				return err
 			}
-			_, err := e.Eval(`globalThis.a = {f}; a.a = a; Promise.reject(1); new Array(1000).fill(f()); async function x() { await new Promise(() => {}) } x()`, "cycle.js")
+			_, err := e.Eval(`globalThis.a = {f}; a.a = a; Promise.reject({}); new Array(1000).fill(f()); async function x() { await new Promise(() => {}) } x()`, "cycle.js")
 			return err
 		})
 		if err := e.Close(); err != nil {

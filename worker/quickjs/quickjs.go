@@ -90,9 +90,11 @@ type Engine struct {
 	heap    heap
 	rt, ctx uintptr
 
-	busy    atomic.Bool                // a goroutine is in Enter or Close
-	stop    atomic.Pointer[stopReason] // why the JavaScript of this entry has to stop
-	entries atomic.Uint64              // counts entries: what Interrupt stops is one of them
+	busy atomic.Bool                // a goroutine is in Enter or Close
+	stop atomic.Pointer[stopReason] // why the JavaScript of this entry has to stop
+
+	interrupts sync.Mutex // guards entered, and that stop is set in entries alone
+	entered    bool
 
 	// The rest belongs to the goroutine that is in the engine.
 	lost     bool
@@ -235,11 +237,14 @@ func (e *Engine) Enter(f func() error) error {
 	case e.lost:
 		return ErrLost
 	}
-	e.entries.Add(1)
+	e.interrupts.Lock()
+	e.entered = true
+	e.interrupts.Unlock()
 	defer func() {
-		// Even numbers are between entries.
-		e.entries.Add(1)
+		e.interrupts.Lock()
+		e.entered = false
 		e.stop.Store(nil)
+		e.interrupts.Unlock()
 	}()
 	e.clock.start(e.options.TimeMax)
 	return e.guard(func() error {
@@ -318,15 +323,10 @@ func (e *Engine) Interrupt(reason error) {
 	if reason == nil {
 		reason = ErrInterrupted
 	}
-	entry := e.entries.Load()
-	if entry%2 == 0 {
-		return
-	}
-	stop := &stopReason{err: reason}
-	e.stop.CompareAndSwap(nil, stop)
-	if e.entries.Load() != entry {
-		// That entry ended meanwhile, and another one may have begun, which was not meant.
-		e.stop.CompareAndSwap(stop, nil)
+	e.interrupts.Lock()
+	defer e.interrupts.Unlock()
+	if e.entered {
+		e.stop.CompareAndSwap(nil, &stopReason{err: reason})
 	}
 }
 
