@@ -23,6 +23,10 @@ const ingestPrefix, ingestSuffix = "ingest-", ".tmp"
 // ingestFileBytes is when a replacement begins its next file.
 const ingestFileBytes = 16 << 20
 
+// heldBytesMax is how much of a replacement is held in memory. One that stays within it becomes one batch,
+// with one fsync, where files cost half a dozen and a flush of the memory table.
+const heldBytesMax = 1 << 20
+
 // leftoverMax is how long the files of a replacement that was suspended are kept.
 const leftoverMax = time.Hour
 
@@ -110,18 +114,27 @@ func (f *replacementFiles) remove(paths []string) {
 	}
 }
 
-// pebbleReplacement implements Replacement: files beside the store, which pebble takes in at once.
+// pebbleReplacement implements Replacement: a batch while it is small, else files beside the store, which
+// pebble takes in at once.
 type pebbleReplacement struct {
 	engine *pebbleEngine
 	lo, hi []byte
+
+	held      []heldPair // all that was added, until it is too much
+	heldBytes int
+	large     bool
+
 	paths  []string // of what was added
 	w      *sstable.Writer
 	bytes  int
-	last   []byte // added
+	last   []byte // added, or held
 
 	parts []Part
 	left  []string // the files of parts
 }
+
+// heldPair is a pair in memory; one without a key is the end of a Part.
+type heldPair struct{ key, value []byte }
 
 // Replace implements Engine.
 func (e *pebbleEngine) Replace(lo, hi []byte) Replacement {
@@ -178,6 +191,41 @@ func (e *pebbleEngine) readPart(path string) (part Part, err error) {
 
 // Add implements Replacement.
 func (r *pebbleReplacement) Add(key, value []byte) error {
+	if r.last != nil && bytes.Compare(r.last, key) >= 0 {
+		return fmt.Errorf("key %x is not after %x", key, r.last)
+	}
+	if bytes.Compare(key, r.lo) < 0 || bytes.Compare(key, r.hi) >= 0 {
+		return fmt.Errorf("key %x is not in what is replaced", key)
+	}
+	r.last = append(r.last[:0], key...)
+	if r.large {
+		return r.write(key, value)
+	}
+	r.held = append(r.held, heldPair{bytes.Clone(key), bytes.Clone(value)})
+	if r.heldBytes += len(key) + len(value); r.heldBytes <= heldBytesMax {
+		return nil
+	}
+	return r.spill()
+}
+
+// spill writes what is held to files, and all that follows.
+func (r *pebbleReplacement) spill() error {
+	held := r.held
+	r.held, r.large = nil, true
+	for _, p := range held {
+		if p.key == nil {
+			if err := r.Cut(); err != nil {
+				return err
+			}
+		} else if err := r.write(p.key, p.value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// write adds a pair to the files.
+func (r *pebbleReplacement) write(key, value []byte) error {
 	if r.w != nil && r.bytes > ingestFileBytes {
 		if err := r.Cut(); err != nil {
 			return err
@@ -193,12 +241,15 @@ func (r *pebbleReplacement) Add(key, value []byte) error {
 		r.bytes = 0
 	}
 	r.bytes += len(key) + len(value)
-	r.last = append(r.last[:0], key...)
 	return r.w.Set(key, value)
 }
 
 // Cut implements Replacement.
 func (r *pebbleReplacement) Cut() error {
+	if !r.large {
+		r.held = append(r.held, heldPair{})
+		return nil
+	}
 	if r.w == nil {
 		return nil
 	}
@@ -219,6 +270,11 @@ func (r *pebbleReplacement) Keep(part int) error {
 	if r.last != nil && bytes.Compare(r.last, p.First) >= 0 {
 		return fmt.Errorf("part %d begins at key %x, which is not after %x", part, p.First, r.last)
 	}
+	if !r.large {
+		if err := r.spill(); err != nil {
+			return err
+		}
+	}
 	if err := r.Cut(); err != nil {
 		return err
 	}
@@ -231,6 +287,9 @@ func (r *pebbleReplacement) Keep(part int) error {
 // Finish implements Replacement.
 func (r *pebbleReplacement) Finish() error {
 	defer r.remove()
+	if !r.large {
+		return r.finishHeld()
+	}
 	if err := r.Cut(); err != nil {
 		return err
 	}
@@ -238,8 +297,27 @@ func (r *pebbleReplacement) Finish() error {
 	return err
 }
 
-// Suspend implements Replacement. What the attempt did not come to yet is kept as well.
+// finishHeld replaces the range by what is held.
+func (r *pebbleReplacement) finishHeld() error {
+	b := r.engine.NewBatch()
+	err := b.DeleteRange(r.lo, r.hi, nil)
+	for _, p := range r.held {
+		if err == nil && p.key != nil {
+			err = b.Set(p.key, p.value, nil)
+		}
+	}
+	if err == nil {
+		err = r.engine.Commit(b, true)
+	}
+	return errors.Join(err, b.Close())
+}
+
+// Suspend implements Replacement. What the attempt did not come to yet is kept as well; what is held is
+// too little to keep.
 func (r *pebbleReplacement) Suspend() error {
+	if !r.large {
+		r.last = nil
+	}
 	if err := r.Cut(); err != nil {
 		r.remove()
 		return err

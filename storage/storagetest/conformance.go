@@ -34,7 +34,12 @@ func Run(t *testing.T, newMachine func(t *testing.T) Machine) {
 		{"a range is deleted as far as written before", testDeleteRange},
 		{"iterators and snapshots see one moment", testOneMoment},
 		{"what has begun can be read, and is durable when synced", testBegin},
-		{"a replacement takes effect whole and is durable", testReplace},
+		{"a replacement takes effect whole and is durable", func(t *testing.T, m Machine) { t.Helper(); testReplace(t, m, "new") }},
+		{"a large replacement takes effect whole and is durable", func(t *testing.T, m Machine) {
+			t.Helper()
+			testReplace(t, m, strings.Repeat("new", 1<<20))
+		}},
+		{"the keys of a replacement ascend and are in its range", testReplaceOrder},
 		{"a replacement that is given up changes nothing", testAbort},
 		{"the boot counter never goes back", testBoot},
 		{"power cuts leave a prefix", testPowerCuts},
@@ -234,7 +239,7 @@ func testBegin(t *testing.T, m Machine) {
 	}
 }
 
-func testReplace(t *testing.T, m Machine) {
+func testReplace(t *testing.T, m Machine, value string) {
 	t.Helper()
 	s := open(t, m)
 	commit(t, s, true, func(b *storage.Batch) {
@@ -244,23 +249,44 @@ func testReplace(t *testing.T, m Machine) {
 		b.Set(testKey(testShard+1, 1), []byte("behind"))
 	})
 	in := s.NewIngest(testShard)
-	if err := in.Add(testKey(testShard, 2), []byte("new")); err != nil {
+	if err := in.Add(testKey(testShard, 2), []byte(value)); err != nil {
 		t.Fatal(err)
 	}
 	commit(t, s, false, func(b *storage.Batch) { b.Set(testKey(testShard, 7), []byte("old too")) })
 	if err := in.Finish([]byte("hard")); err != nil {
 		t.Fatal(err)
 	}
-	want := fmt.Sprintf("%x=before %x=new %x=hard %x=behind",
-		testKey(testShard-1, 1), testKey(testShard, 2), storage.HardStateKey(testShard), testKey(testShard+1, 1))
+	want := fmt.Sprintf("%x=before %x=%s %x=hard %x=behind",
+		testKey(testShard-1, 1), testKey(testShard, 2), value, storage.HardStateKey(testShard), testKey(testShard+1, 1))
 	if got := all(t, s); got != want {
-		t.Errorf("got %s, want %s", got, want)
+		t.Errorf("got %.500s, want %.500s", got, want)
 	}
 	m.Crash(rand.New(rand.NewPCG(1, 1)))
 	s = open(t, m)
 	defer closeStore(t, s)
 	if got := all(t, s); got != want {
-		t.Errorf("after the power cut %s, want %s", got, want)
+		t.Errorf("after the power cut %.500s, want %.500s", got, want)
+	}
+}
+
+func testReplaceOrder(t *testing.T, m Machine) {
+	t.Helper()
+	s := open(t, m)
+	defer closeStore(t, s)
+	in := s.NewIngest(testShard)
+	if err := in.Add(testKey(testShard, 2), nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range []int{2, 1} {
+		if err := in.Add(testKey(testShard, n), nil); err == nil {
+			t.Errorf("key %d was taken after key 2", n)
+		}
+	}
+	if err := in.Add(testKey(testShard+1, 1), nil); err == nil {
+		t.Error("a key of another shard was taken")
+	}
+	if err := in.Abort(); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -402,8 +428,12 @@ func replaceAtRandom(t *testing.T, s *storage.Store, rng *rand.Rand, state map[s
 	lo, hi := storage.ShardSpan(testShard)
 	maps.DeleteFunc(state, func(k, _ string) bool { return k >= string(lo) && k < string(hi) })
 	in := s.NewIngest(testShard)
+	large := rng.IntN(4) == 0 // More than is held in memory.
 	for n := range rng.IntN(8) {
 		key, value := testKey(testShard, n), strconv.Itoa(rng.IntN(1000))
+		if large {
+			value += strings.Repeat("x", 1<<20)
+		}
 		if err := in.Add(key, []byte(value)); err != nil {
 			t.Fatal(err)
 		}
