@@ -299,8 +299,12 @@ func (i *incarnation) handleAlarm(ctx context.Context, e *event) (result Result,
 	if err != nil || a == nil { // It was changed or deleted while this waited.
 		return Result{Err: err}, true
 	}
-	defer i.rung()
-	i.shard.manager.counters.alarmRuns.Add(1)
+	begun, late := i.shard.manager.now(), time.Duration(i.shard.manager.wallMilli()-a.Due)*time.Millisecond
+	i.class.tally.count(i.shard.id, func(t *Tally) {
+		t.AlarmRuns++
+		t.AlarmDelay.observe(late)
+	})
+	defer i.rung(begun)
 	h, ok := i.impl.(Alarmer)
 	if !ok {
 		return Result{Err: i.endAlarm(e, fmt.Errorf("class %s has no Alarm method", i.class.Name))}, true
@@ -329,8 +333,10 @@ func (i *incarnation) beginAlarm(e *event) (*storage.Alarm, error) {
 	return a, nil
 }
 
-// rung says that the handler of an alarm has returned.
-func (i *incarnation) rung() {
+// rung says that the handler of an alarm has returned, which has begun then.
+func (i *incarnation) rung(begun time.Duration) {
+	took := i.shard.manager.now() - begun
+	i.class.tally.count(i.shard.id, func(t *Tally) { t.AlarmTime.observe(took) })
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.ringing = false
@@ -353,7 +359,7 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 	a, changed := i.alarm.running, i.changedByRunLocked()
 	i.alarm.event, i.alarm.running = nil, nil
 	if failure != nil {
-		i.shard.manager.counters.alarmFailures.Add(1)
+		i.class.tally.count(i.shard.id, func(t *Tally) { t.AlarmFailures++ })
 	}
 	switch policy := i.class.Alarms; {
 	case changed:
@@ -363,6 +369,7 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 	case failure == nil || abandoned:
 		i.w.push(storage.Op{Op: storage.OpDelete, Kind: storage.KindAlarm}, true)
 	case int(a.Retries) < policy.Retries:
+		i.class.tally.count(i.shard.id, func(t *Tally) { t.AlarmRetries++ })
 		delay := policy.delay(int(a.Retries))
 		i.state.Logger().Info("alarm failed, and will be tried again", slog.Any("error", failure), slog.Duration("after", delay))
 		raw, err := storage.Alarm{Due: i.shard.manager.wallMilli() + delay.Milliseconds(), Scheduled: a.Scheduled, Retries: a.Retries + 1}.Encode()
@@ -371,7 +378,7 @@ func (i *incarnation) endAlarmLocked(failure error, abandoned bool) error {
 		}
 		i.w.push(storage.Op{Op: storage.OpSet, Kind: storage.KindAlarm, Value: raw}, true)
 	default:
-		i.shard.manager.counters.alarmDeaths.Add(1)
+		i.class.tally.count(i.shard.id, func(t *Tally) { t.AlarmDeaths++ })
 		i.state.Logger().Warn("alarm is dead: its last retry failed; see 'holdfast alarms'", slog.Any("error", failure))
 		raw, err := storage.DeadAlarm{Scheduled: a.Scheduled, Died: i.shard.manager.wallMilli(), Retries: a.Retries, Error: errorText(failure)}.Encode()
 		if err != nil {

@@ -174,10 +174,11 @@ func (c *alarmClock) noteLocked(l *alarmLane, at storage.AlarmPosition) {
 	}
 }
 
-func (c *alarmClock) flying() int {
+// flying returns how many alarms of a class are in flight.
+func (c *alarmClock) flying(class *Class) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.mu.flying)
+	return c.mu.ofType[class]
 }
 
 // run hands alarms over until the Manager ends.
@@ -366,7 +367,7 @@ func (c *alarmClock) takeLocked(l *alarmLane, from storage.AlarmPosition, found 
 }
 
 func (c *alarmClock) deliver(f *alarmFlight) {
-	c.m.deliver(&Call{
+	c.m.Deliver(&Call{
 		Shard: f.lane.shard, Object: storage.ObjectRef{Class: f.lane.key, ID: f.at.ID}, Class: f.lane.class.Name, Method: "Alarm",
 		alarm: &alarmEvent{kind: alarmRun, due: f.at.Due}, Done: func(r Result) { c.done(f, r.Err) },
 	})
@@ -466,7 +467,7 @@ func (m *Manager) RearmAlarm(ctx context.Context, shard placement.ShardID, ref s
 	}
 	done := make(chan error, 1)
 	call := &Call{Shard: shard, Object: ref, Class: class, Method: "Alarm", alarm: &alarmEvent{kind: kind}, Done: func(r Result) { done <- r.Err }}
-	m.deliver(call)
+	m.Deliver(call)
 	select {
 	case err := <-done:
 		return err

@@ -81,7 +81,7 @@ func (i *incarnation) background(e *event, gate <-chan error, fn func(ctx contex
 	}()
 	ctx := newEventContext(i.shard.manager.ctx, e.call)
 	defer ctx.close()
-	err := pass(ctx, gate)
+	err := i.pass(ctx, gate)
 	if err == nil {
 		err = fn(ctx)
 	}
@@ -97,7 +97,7 @@ func (i *incarnation) retire(e *event) {
 		i.m.returned()
 	} else {
 		i.m.retire(e)
-		i.lastUsed = time.Now().UnixNano()
+		i.lastUsed = i.shard.manager.now()
 	}
 	i.unlock()
 }

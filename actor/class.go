@@ -42,6 +42,7 @@ type Class struct {
 	CallTimeMax time.Duration
 
 	dynamic   bool
+	tally     *classTally // the Manager's
 	construct func(*State) any
 	methods   map[string]grpc.MethodDesc
 	streams   map[string]grpc.StreamDesc

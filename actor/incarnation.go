@@ -86,7 +86,7 @@ func (o *object) load(e *event) (*incarnation, error) {
 	o.w, o.now = writeSet{}, inc
 	o.requests = requestLog{}
 	o.m.born(inc.term, inc.number)
-	o.shard.manager.counters.activations.Add(1)
+	o.class.tally.count(o.shard.id, func(t *Tally) { t.Activations++ })
 	return inc, nil
 }
 
@@ -119,8 +119,10 @@ func (i *incarnation) run(e *event) error {
 			return nil
 		}
 	}
+	returned := i.shard.manager.now()
 	err := i.close(e, &result, func(wrote writes, sole bool) gate {
 		i.looking = true
+		e.times.returned = returned
 		return i.m.finish(result, wrote, sole)
 	})
 	if err != nil {
@@ -250,7 +252,7 @@ func (i *incarnation) die(d death) {
 	seg := i.failAlarm(&d)
 	g := i.m.die(d, sole)
 	token := i.m.token
-	i.shard.manager.counters.resets.Add(1)
+	i.class.tally.count(i.shard.id, func(t *Tally) { t.Resets++ })
 	i.unlock()
 	if seg != nil {
 		log.Propose(i.shard.id, seg, i.object)
@@ -355,6 +357,7 @@ func (i *incarnation) segment(record []storage.Op, alarms *closing) *storage.Seg
 	i.commitSeq++
 	ops := append(slices.Clip(i.w.closeSegment(i.m.seq, alarms.due)), record...)
 	ops = append(ops, alarms.index...)
+	i.use.propose(ops)
 	if alarms.touched {
 		i.alarm = alarms.next
 	}

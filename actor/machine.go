@@ -99,19 +99,21 @@ type event struct {
 	proposed uint64
 	// acted says that it has passed the gate, and may have done what is not undone.
 	acted bool
-	// depth counts the critical sections that it is in.
-	depth int
 	// over says that its incarnation ended before it returned.
 	over bool
 	// background says that it is work that a call has left behind.
 	background bool
+	// gated says that its answer has waited at the gate.
+	gated bool
+	// answered says that a stream has ended, though its handler may go on, by why.
+	answered bool
+	why      error
+	// depth counts the critical sections that it is in.
+	depth int
 	// number tells it from all other events, once it has called another object; 0 before.
 	number uint64
 	// section is that of calls which it has made in a critical section and does not hold its turn for.
 	section uint64
-	// answered says that a stream has ended, though its handler may go on, by why.
-	answered bool
-	why      error
 	// at is its place in machine.suspended.
 	at int
 
@@ -120,6 +122,7 @@ type event struct {
 
 	stream streamState
 	wait   waitState
+	times  eventTimes
 	// Of the shell, under the object's lock.
 	turn   chan struct{} // closed when it has the turn back, or is over
 	cancel func(error)   // of its Init's context
@@ -434,7 +437,7 @@ func (m *machine) propose(w *waiter) {
 func (m *machine) lock(w waiter) gate {
 	m.locked = m.seq
 	w.seq = m.seq
-	m.waiters = append(m.waiters, w)
+	m.hold(w)
 	return gatePropose
 }
 
@@ -449,9 +452,17 @@ func (m *machine) wait(sole bool, ws ...waiter) gate {
 	m.token++
 	for _, w := range ws {
 		w.seq, w.last, w.token = m.locked, m.seq, m.token
-		m.waiters = append(m.waiters, w)
+		m.hold(w)
 	}
 	return gateConfirm
+}
+
+// hold keeps at the gate what can't pass it yet.
+func (m *machine) hold(w waiter) {
+	if w.barrier == nil {
+		w.e.gated = true
+	}
+	m.waiters = append(m.waiters, w)
 }
 
 // die ends the incarnation by its class's own fault (a panic, an abort): the open segment is dropped;

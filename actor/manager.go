@@ -60,28 +60,23 @@ type Config struct {
 // Manager runs the objects that this node owns. It implements what package replica calls an
 // Owner. Its methods are safe for concurrent use.
 type Manager struct {
-	cfg      Config
-	log      Log
-	logger   *slog.Logger
-	classes  map[string]*Class
-	shards   []shard
-	clock    hybridClock
-	began    time.Time    // with the monotonic clock
-	queued   atomic.Int64 // bytes
-	indexed  atomic.Int64 // bytes of the objects' indexes of request ids
-	counters counters
-	alarms   *alarmClock
-	work     chan *object // to runners that wait
-	waiting  atomic.Int64 // those
+	cfg     Config
+	log     Log
+	logger  *slog.Logger
+	classes map[string]*Class
+	shards  []shard
+	clock   hybridClock
+	began   time.Time    // with the monotonic clock
+	queued  atomic.Int64 // bytes
+	indexed atomic.Int64 // bytes of the objects' indexes of request ids
+	noClass classTally   // of calls whose class is not here
+	alarms  *alarmClock
+	work    chan *object // to runners that wait
+	waiting atomic.Int64 // those
 
 	ctx    context.Context //nolint:containedctx // the Manager's lifetime, ended by Close
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup
-}
-
-type counters struct {
-	calls, refused, activations, evictions, resets atomic.Uint64
-	alarmRuns, alarmFailures, alarmDeaths          atomic.Uint64
 }
 
 // shard is the objects of one shard that this node owns.
@@ -113,7 +108,7 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.QueuedBytesMax == 0 {
 		cfg.QueuedBytesMax = 256 << 20
 	}
-	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, began: time.Now(), classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
+	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, began: time.Now().Add(-1), classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
 	for i := range cfg.Classes {
 		c := cfg.Classes[i]
 		if err := c.prepare(); err != nil {
@@ -126,6 +121,7 @@ func NewManager(cfg Config) (*Manager, error) {
 			c.IdleTimeout = cfg.IdleTimeout
 		}
 		c.Alarms = c.Alarms.withDefaults()
+		c.tally = new(classTally)
 		m.classes[c.Name] = &c
 	}
 	if cfg.ClassOf == nil {
@@ -194,12 +190,7 @@ func (m *Manager) runner(o *object) {
 // Deliver hands a call to its object, creating it in memory if it is not there. It does not block.
 // Calls for one object run in the order in which they were delivered.
 func (m *Manager) Deliver(c *Call) {
-	m.counters.calls.Add(1)
-	m.deliver(c)
-}
-
-// deliver takes in any event.
-func (m *Manager) deliver(c *Call) {
+	c.ev.times.delivered = m.now()
 	if m.queued.Add(c.bytes()) > m.cfg.QueuedBytesMax {
 		m.refuse(c, fault.New(fault.Overloaded, "the node's mailboxes are full: at most %d bytes wait", m.cfg.QueuedBytesMax))
 		return
@@ -220,6 +211,7 @@ func (m *Manager) deliver(c *Call) {
 	if o == nil {
 		o = &object{shard: s, class: class, ref: c.Object, m: machine{mailboxMax: class.MailboxEventsMax}}
 		s.objects[c.Object] = o
+		class.tally.count(c.Shard, func(t *Tally) { t.Objects++ })
 	}
 	o.mu.Lock()
 	s.mu.Unlock()
@@ -232,7 +224,16 @@ func (m *Manager) deliver(c *Call) {
 }
 
 func (m *Manager) refuse(c *Call, err error) {
-	m.counters.refused.Add(1)
+	tally := &m.noClass
+	if class := m.classes[c.Class]; class != nil {
+		tally = class.tally
+	}
+	if c.isCall() {
+		tally.count(c.Shard, func(t *Tally) {
+			t.Calls++
+			t.Refused++
+		})
+	}
 	m.done(c, Result{Err: err})
 }
 
@@ -270,6 +271,7 @@ func (m *Manager) Lost(id placement.ShardID, term uint64) {
 	m.alarms.lost(id)
 	s.mu.Unlock()
 	for _, o := range objects {
+		o.class.tally.count(id, func(t *Tally) { t.Objects-- })
 		o.lose()
 	}
 }
@@ -349,20 +351,20 @@ func (m *Manager) sweep() {
 		select {
 		case <-m.ctx.Done():
 			return
-		case now := <-t.C:
+		case <-t.C:
 			for i := range m.shards {
-				m.evictIdle(&m.shards[i], now)
+				m.evictIdle(&m.shards[i], m.now())
 			}
 		}
 	}
 }
 
-func (m *Manager) evictIdle(s *shard, now time.Time) {
+func (m *Manager) evictIdle(s *shard, now time.Duration) {
 	var over []ending
 	s.mu.Lock()
 	for _, o := range s.objects {
 		o.mu.Lock()
-		if o.idle() && (o.evict || now.UnixNano()-o.lastUsed >= int64(o.class.IdleTimeout)) {
+		if o.idle() && (o.evict || now-o.lastUsed >= o.class.IdleTimeout) {
 			over = append(over, m.forget(s, o))
 		}
 		o.mu.Unlock()
@@ -380,7 +382,10 @@ func (o *object) idle() bool { return !o.looking && !o.woken && o.m.idle() }
 func (m *Manager) forget(s *shard, o *object) (over ending) {
 	delete(s.objects, o.ref)
 	o.chargeIndex(0)
-	m.counters.evictions.Add(1)
+	o.class.tally.count(s.id, func(t *Tally) {
+		t.Evictions++
+		t.Objects--
+	})
 	if o.now != nil {
 		over = o.now.finished(errEvicted)
 		o.now = nil
@@ -415,36 +420,6 @@ func (m *Manager) Class(name string) (*Class, bool) {
 	return c, ok
 }
 
-// Stats are the Manager's counters since it began, and what is in memory now.
-type Stats struct {
-	Calls, Refused, Activations, Evictions, Resets uint64
-	Objects                                        int
-	QueuedBytes                                    int64
-	// AlarmRuns counts the handlers of alarms that have begun, AlarmFailures those that failed, and
-	// AlarmDeaths the alarms given up after their last retry; AlarmsInFlight are handed to their
-	// objects and not through, or wait to be handed over again.
-	AlarmRuns, AlarmFailures, AlarmDeaths uint64
-	AlarmsInFlight                        int
-}
-
-// Stats returns the counters. It counts the objects, so it is for scraping, not for hot paths.
-func (m *Manager) Stats() Stats {
-	c := &m.counters
-	out := Stats{
-		Calls: c.calls.Load(), Refused: c.refused.Load(), Activations: c.activations.Load(),
-		Evictions: c.evictions.Load(), Resets: c.resets.Load(), QueuedBytes: m.queued.Load(),
-		AlarmRuns: c.alarmRuns.Load(), AlarmFailures: c.alarmFailures.Load(), AlarmDeaths: c.alarmDeaths.Load(),
-		AlarmsInFlight: m.alarms.flying(),
-	}
-	for i := range m.shards {
-		s := &m.shards[i]
-		s.mu.Lock()
-		out.Objects += len(s.objects)
-		s.mu.Unlock()
-	}
-	return out
-}
-
 // hybridClock gives times that never go back: Unix milliseconds << 16 with a counter below. They
 // name restore points; no promise rests on them.
 type hybridClock struct {
@@ -466,7 +441,7 @@ func (c *hybridClock) observe(t uint64) {
 func (m *Manager) wallMilli() int64 { return max(m.cfg.Now().UnixMilli(), 1) }
 
 // seconds is the node's monotonic clock: what ages by it ages no faster when somebody sets a clock.
-func (m *Manager) seconds() uint32 { return uint32(time.Since(m.began) / time.Second) } //nolint:gosec // 136 years
+func (m *Manager) seconds() uint32 { return uint32(m.now() / time.Second) } //nolint:gosec // 136 years
 
 func (c *hybridClock) now() uint64 {
 	wall := uint64(max(c.wall().UnixMilli(), 0)) << 16 //nolint:gosec // not negative

@@ -29,8 +29,9 @@ type object struct {
 	now      *incarnation // the living one
 	looking  bool         // a runner is about to see what runs next
 	counted  bool         // in shard.busy
-	charged  int          // bytes of the write set that count as the node's
-	lastUsed int64        // Unix nanoseconds
+	use      storageUse
+	charged  int           // bytes of the write set that count as the node's
+	lastUsed time.Duration // by the Manager's clock
 	requests requestLog
 	indexed  int    // bytes of requests that count as the node's
 	evict    bool   // as soon as it is idle
@@ -68,7 +69,14 @@ func (o *object) unlock() {
 	o.count(o.looking || o.m.busy())
 	o.charge()
 	ordered := o.outbox.add(answers)
+	var use storageUse
+	if len(answers) > 0 {
+		use, o.use = o.use, use
+	}
 	o.mu.Unlock()
+	if len(answers) > 0 {
+		o.countAnswers(answers, use)
+	}
 	for _, e := range ended {
 		e.end(why)
 	}
@@ -159,6 +167,7 @@ func (o *object) send(answers []answer) {
 // goroutine.
 func (o *object) run() {
 	for {
+		now := o.shard.manager.now()
 		o.mu.Lock()
 		o.looking = false
 		var e *event
@@ -166,13 +175,14 @@ func (o *object) run() {
 		case o.warnable():
 			e = o.warning()
 		case o.m.resumable() != nil || !o.ready() || o.shard.paused.Load():
-			o.lastUsed = time.Now().UnixNano()
+			o.lastUsed = now
 			o.unlock()
 			return
 		case o.wakeable():
 			e = o.waking()
 		default:
 			e = o.m.begin()
+			e.times.begun = now
 		}
 		inc := o.now
 		o.mu.Unlock()
@@ -185,7 +195,7 @@ func (o *object) run() {
 // event runs one event, in inc or a new incarnation, and closes its last segment. It says whether
 // the caller may look for the next: when the event is over, somebody else does.
 func (o *object) event(e *event, inc *incarnation) bool {
-	err := expired(e.call)
+	err := o.expired(e)
 	if err == nil {
 		err = o.crowded(e)
 	}
@@ -214,6 +224,7 @@ func (o *object) finish(e *event, err error) bool {
 	}
 	o.looking = true
 	if err != nil {
+		e.times.begun = 0
 		o.m.skip(err)
 	}
 	return true
@@ -229,8 +240,9 @@ func (o *object) unreadable(err error) error {
 }
 
 // expired answers an event that nobody waits for any more, without running it.
-func expired(call *Call) error {
-	if !call.Deadline.IsZero() && !time.Now().Before(call.Deadline) {
+func (o *object) expired(e *event) error {
+	call := e.call
+	if now := o.shard.manager.began.Add(e.times.begun); !call.Deadline.IsZero() && !now.Before(call.Deadline) {
 		return fault.New(fault.ObjectTimeout, "the call's deadline passed while it waited in the object's mailbox; it did not run")
 	}
 	if cause := call.canceledBy(); cause != nil {

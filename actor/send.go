@@ -143,6 +143,7 @@ func (o *object) drainOutbox() {
 
 // push puts messages into their pipes, and hangs up on those that have no room.
 func (o *object) push(sends []send) {
+	o.class.tally.count(o.shard.id, func(t *Tally) { t.MessagesSent += uint64(len(sends)) })
 	var slow []*event
 	for _, s := range sends {
 		if !s.to.call.Pipe.Push(s.msg) {

@@ -155,6 +155,7 @@ func (c *sentCall) leave(ctx context.Context, out *Outgoing, err error) {
 		c.answer(Result{Err: err})
 		return
 	}
+	c.i.class.tally.count(c.i.shard.id, func(t *Tally) { t.CallsMade++ })
 	cancel := c.i.shard.manager.cfg.Caller.Call(ctx, out, c.answer)
 	c.mu.Lock()
 	c.mu.cancel = cancel

@@ -237,6 +237,9 @@ func (s *Storage) get(key string) ([]byte, bool, error) {
 	}
 	v, exists, known := o.w.get(key)
 	version := o.w.version
+	if known {
+		o.use.read(len(key), v)
+	}
 	o.mu.Unlock()
 	if known {
 		return v, exists, nil
@@ -246,6 +249,7 @@ func (s *Storage) get(key string) ([]byte, bool, error) {
 		return nil, false, o.unreadable(err)
 	}
 	o.mu.Lock()
+	o.use.read(len(key), v)
 	if o.over == nil {
 		o.w.remember(key, v, exists, version)
 	}
@@ -358,11 +362,14 @@ func (s *Storage) list(o ListOptions, yield func(Entry, error) bool) error {
 	defer it.Close()
 	m := merge{it: it, over: over, hidden: hidden, reverse: o.Reverse}
 	m.start()
+	var use storageUse
+	defer func() { s.o.countReads(use) }()
 	for n := 0; o.Limit == 0 || n < o.Limit; n++ {
 		entry, ok := m.next()
 		if !ok {
 			break
 		}
+		use.read(len(entry.Key), entry.Value)
 		if !yield(entry, nil) {
 			return nil
 		}

@@ -31,6 +31,8 @@ func (i *incarnation) serve(ctx *eventContext, e *event) ([]byte, error) {
 		e.stream.notified()
 	})
 	pipe.Begin()
+	i.class.tally.count(i.shard.id, func(t *Tally) { t.Streams++ })
+	defer i.class.tally.count(i.shard.id, func(t *Tally) { t.Streams-- })
 	stream := &serverStream{i, ctx, e}
 	var err error
 	if impl, ok := i.impl.(Dynamic); ok && i.class.dynamic {
@@ -166,6 +168,7 @@ func (s *serverStream) recv() ([]byte, error) {
 		msg, ok, over := s.e.call.Pipe.Take()
 		switch {
 		case ok:
+			s.i.class.tally.count(s.i.shard.id, func(t *Tally) { t.MessagesReceived++ })
 			return msg, nil
 		case over:
 			return nil, io.EOF

@@ -194,12 +194,13 @@ func (s *Stub) let(ctx context.Context, e *event, method string, body []byte, va
 	case len(chain) >= ChainMax:
 		return Result{Err: errLongChain(chain, s.String())}
 	}
-	if err := pass(ctx, gate); err != nil {
+	if err := s.i.pass(ctx, gate); err != nil {
 		return Result{Err: err}
 	}
 	if err := ctx.Err(); err != nil {
 		return Result{Err: status.FromContextError(err).Err()}
 	}
+	s.i.class.tally.count(s.i.shard.id, func(t *Tally) { t.CallsMade++ })
 	until := endsBefore(ctx)
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()

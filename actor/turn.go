@@ -49,7 +49,7 @@ func (i *incarnation) confirm(ctx context.Context, what string) error {
 	if err := i.barrier(waiter{e: eventOf(ctx), barrier: func(err error) { opened <- err }}, what); err != nil {
 		return err
 	}
-	return pass(ctx, opened)
+	return i.pass(ctx, opened)
 }
 
 // barrier closes the segment that an event that has the turn has written so far, and puts the event at
@@ -73,7 +73,17 @@ func (i *incarnation) barrier(w waiter, what string) error {
 }
 
 // pass waits for the gate to open.
-func pass(ctx context.Context, gate <-chan error) error {
+func (i *incarnation) pass(ctx context.Context, gate <-chan error) error {
+	select {
+	case err := <-gate:
+		return err
+	default:
+	}
+	since := i.shard.manager.now()
+	defer func() {
+		waited := i.shard.manager.now() - since
+		i.class.tally.count(i.shard.id, func(t *Tally) { t.GateWait.observe(waited) })
+	}()
 	select {
 	case err := <-gate:
 		return err
@@ -122,7 +132,7 @@ func (s *State) Yield(ctx context.Context, fn func(ctx context.Context) error) e
 	i.leave(e)
 	err := func() error {
 		defer i.comeBack(e) // Also when fn panics: the class's deferred functions run in its turn.
-		if err := pass(ctx, gate); err != nil {
+		if err := i.pass(ctx, gate); err != nil {
 			return err
 		}
 		return fn(ctx)

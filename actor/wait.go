@@ -121,8 +121,8 @@ type waitState struct {
 	paused bool // in pause, and has not asked for the turn yet
 	poked  bool // something has happened since it last had a look
 	listed bool // in incarnation.waits
-	cond   func() bool
 	holds  bool
+	cond   func() bool
 }
 
 // poke has an event that waits have a look.

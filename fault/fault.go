@@ -174,6 +174,12 @@ func ReasonOfStatus(s *status.Status) Reason {
 	return ""
 }
 
+// Known says that it is one of the reasons above: what comes over the wire need not be.
+func (r Reason) Known() bool {
+	_, ok := codeOf[r]
+	return ok
+}
+
 // Retryable says whether a call that ended so certainly did not execute and may be sent again.
 func (r Reason) Retryable() bool { return r == NoOwner || r == OwnerChanged }
 

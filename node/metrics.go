@@ -29,16 +29,8 @@ func newMetric(name, help string, kind prometheus.ValueType) metric {
 
 func metrics() []metric {
 	return []metric{
-		counter("calls_total", "Calls delivered to objects on this node."),
-		counter("calls_refused_total", "Calls refused before they ran."),
-		counter("object_activations_total", "Objects loaded into memory."),
-		counter("object_evictions_total", "Idle objects dropped from memory."),
-		counter("object_resets_total", "Objects reset by a panic or an abort."),
-		counter("alarm_runs_total", "Alarm handlers begun."),
-		counter("alarm_failures_total", "Alarm handlers that failed."),
-		counter("alarm_deaths_total", "Alarms given up after their last retry."),
-		gauge("alarms_in_flight", "Alarms that are due and not through: handed to their objects, or to be handed over again."),
-		gauge("objects", "Objects in memory."),
+		gauge("calls_in_flight", "Calls and streams that came in at this node, or were forwarded to it, and have no answer yet."),
+		gauge("calls_in_flight_bytes", "What these take of the memory, in bytes."),
 		gauge("queued_bytes", "Calls waiting or running, in bytes."),
 		gauge("owned_shards", "Shards that this node owns."),
 		gauge("ready", "1 when the node serves."),
@@ -75,20 +67,25 @@ func (c *nodeCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-func (n *Node) snapshot() *snapshot {
-	v := make(map[string]float64)
+// isReady says that the parts are there, and the node serves or has.
+func (n *Node) isReady() bool {
 	select {
 	case <-n.ready:
-	default: // The parts may not be there yet.
+		return true
+	default:
+		return false
+	}
+}
+
+func (n *Node) snapshot() *snapshot {
+	v := make(map[string]float64)
+	if !n.isReady() {
 		return &snapshot{v}
 	}
 	v["ready"] = 1
-	a := n.manager.Stats()
-	v["calls_total"], v["calls_refused_total"] = float64(a.Calls), float64(a.Refused)
-	v["object_activations_total"], v["object_evictions_total"], v["object_resets_total"] = float64(a.Activations), float64(a.Evictions), float64(a.Resets)
-	v["alarm_runs_total"], v["alarm_failures_total"] = float64(a.AlarmRuns), float64(a.AlarmFailures)
-	v["alarm_deaths_total"], v["alarms_in_flight"] = float64(a.AlarmDeaths), float64(a.AlarmsInFlight)
-	v["objects"], v["queued_bytes"] = float64(a.Objects), float64(a.QueuedBytes)
+	v["queued_bytes"] = float64(n.manager.QueuedBytes())
+	calls, bytes := n.router.InFlight()
+	v["calls_in_flight"], v["calls_in_flight_bytes"] = float64(calls), float64(bytes)
 	for i := range n.id.Shards {
 		if node, _, ok := n.host.Leader(shardID(i)); ok && node == n.id.Node {
 			v["owned_shards"]++

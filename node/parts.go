@@ -129,7 +129,7 @@ func isLoopback(host string) bool {
 // startAdmin serves health and metrics from the first moment on: a node that waits says why.
 func (n *Node) startAdmin() {
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &nodeCollector{n})
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &nodeCollector{n}, &classCollector{n: n})
 	n.admin = &http.Server{
 		Handler:           gateway.NewAdminHandler(gateway.AdminConfig{Ready: n.readiness, Gatherer: registry}),
 		ReadHeaderTimeout: 5 * time.Second,

@@ -20,6 +20,7 @@ type call struct {
 	req *frame.Request
 	// Set by locate, and then never changed.
 	class ClassFacts
+	state *classState
 	ref   storage.ObjectRef
 	shard placement.ShardID
 
@@ -65,7 +66,8 @@ func (c *call) locate(class ClassFacts) error {
 	if !utf8.ValidString(req.Name) { // It could be stored, but not read back.
 		return fault.New(fault.InvalidArgument, "name %.64q: must be UTF-8", req.Name)
 	}
-	ns := c.r.namespace(class.UniqueKey)
+	c.state = c.r.classOf(class.UniqueKey)
+	ns := c.state.namespace
 	id := req.ID
 	if req.Named {
 		id = ns.IDFromName(req.Name)
@@ -238,6 +240,7 @@ func (c *call) respond(reply func(frame.Response), located bool, resp frame.Resp
 			}
 		}
 	}
+	c.countError(located, &resp)
 	resp.Revision = c.r.cfg.Facts.Revision()
 	reply(resp)
 }

@@ -106,7 +106,8 @@ type Router struct {
 	flying registry // the calls without an answer
 	facts  factsQueue
 
-	namespaces sync.Map // unique key → placement.Namespace
+	classes   sync.Map    // unique key → *classState
+	unlocated errorCounts // of calls whose class was not found
 
 	mu      sync.Mutex
 	closed  bool
@@ -180,6 +181,7 @@ func (r *Router) Close() {
 // same way, by its name or by its id.
 func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel func(cause error)) {
 	if err := r.admit(len(req.Body)); err != nil {
+		r.unlocated.count(err)
 		reply(frame.ErrorResponse(err))
 		return func(error) {}
 	}
@@ -258,16 +260,6 @@ func splitMethod(full string) (service, method string, ok bool) {
 	return full[:i], full[i+1:], true
 }
 
-// namespace caches the key of a class: deriving it hashes.
-func (r *Router) namespace(uniqueKey string) placement.Namespace {
-	if ns, ok := r.namespaces.Load(uniqueKey); ok {
-		return ns.(placement.Namespace) //nolint:forcetypeassert // nothing else is stored
-	}
-	ns := placement.NewNamespace(uniqueKey)
-	r.namespaces.Store(uniqueKey, ns)
-	return ns
-}
-
 // owner returns who is believed to own the shard: of what the replica here knows and what was
 // learned from others, the later term; else the ring's wish.
 func (r *Router) owner(shard placement.ShardID) (belief, bool) {
@@ -338,6 +330,7 @@ func (r *Router) forward(c *call, to belief) {
 	if l := r.learned[c.shard].Load(); l != nil {
 		c.supersede(c.shard, l.term, time.Now()) // News that came just before the call could be found.
 	}
+	c.state.forwarded.Add(1)
 	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, try, to, resp) })
 	c.began(try, cancel) // It may have its answer already, and be on another try.
 }
@@ -448,6 +441,7 @@ func (r *Router) again(c *call, err error) {
 	if !c.rest() {
 		return
 	}
+	c.state.retries.Add(1)
 	r.mu.Lock()
 	closed := r.closed
 	if !closed {

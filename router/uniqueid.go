@@ -22,5 +22,5 @@ func (r *Router) NewUniqueID(ctx context.Context, class string) (placement.Objec
 			return placement.ObjectID{}, UnknownClass(r.cfg.Facts, class)
 		}
 	}
-	return r.namespace(facts.UniqueKey).NewUniqueID(rand.Reader)
+	return r.classOf(facts.UniqueKey).namespace.NewUniqueID(rand.Reader)
 }

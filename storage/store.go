@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -443,6 +444,34 @@ func (s *Store) Metrics() Metrics {
 		out.FreeDiskBytes = free
 	}
 	return out
+}
+
+// ClassBytes estimates the disk space that the objects of a class, by its unique key, take in the first so
+// many shards: to a block or so of each shard, and without what is not yet in tables. Engines other than
+// pebble know nothing of it.
+func (s *Store) ClassBytes(class string, shards int) (uint64, error) {
+	e, ok := s.engine.(*pebbleEngine)
+	if !ok {
+		return 0, nil
+	}
+	it, err := s.engine.Iter(nil, nil)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = it.Close() }()
+	var total uint64
+	for shard := range shards {
+		lo, hi := classSpan(placement.ShardID(shard), class) //nolint:gosec // below MaxShards
+		if !it.SeekGE(lo) || bytes.Compare(it.Key(), hi) >= 0 {
+			continue // Pebble would count the block where it could be.
+		}
+		n, err := e.EstimateDiskUsage(lo, hi)
+		if err != nil {
+			return 0, fmt.Errorf("estimate the size of class %q: %w", class, err)
+		}
+		total += n
+	}
+	return total, it.Error()
 }
 
 // ErrNoDisk says that a store is on no disk that could be full.
