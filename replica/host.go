@@ -166,6 +166,7 @@ type Host struct {
 	flights  chan struct{} // to the syncer: the batch has begun to fly
 	counters counters
 	received chan struct{} // has one for each snapshot that is being received
+	installs chan struct{} // has one while a snapshot is installed, and while the loop rests from it
 
 	ctx    context.Context //nolint:containedctx // the Host's own lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -245,6 +246,7 @@ func New(cfg Config) (*Host, error) {
 		batch:    cfg.Store.NewBatch(),
 		flights:  make(chan struct{}, 1),
 		received: make(chan struct{}, receivedMax),
+		installs: make(chan struct{}, 1),
 		out:      make(map[placement.NodeID]*outFrame),
 
 		questions: make(map[placement.NodeID][]confirmItem),

@@ -533,7 +533,8 @@ func (h *Host) replicaFor(from placement.NodeID, p *packet) *Group {
 }
 
 // createReplica makes an empty replica for a leader that has added one here. Its id is on disk
-// before it answers anything. It votes for nobody and campaigns for nothing until a snapshot has
+// before it answers anything: with the term that it learns from this message, which is synced first,
+// and so without a sync of its own, for there may be many to make. It votes for nobody and campaigns for nothing until a snapshot has
 // told it the configuration.
 func (h *Host) createReplica(from placement.NodeID, p *packet) *Group {
 	switch p.msg.GetType() {
@@ -555,7 +556,7 @@ func (h *Host) createReplica(from placement.NodeID, p *packet) *Group {
 	b := h.store.NewBatch()
 	defer func() { _ = b.Close() }()
 	b.Set(storage.ReplicaKey(p.shard), encodeUints(p.to))
-	if err := b.Commit(true); err != nil {
+	if err := b.Commit(false); err != nil {
 		panic(fmt.Sprintf("replica: %v", err))
 	}
 	g := h.loadOrStop(p.shard)

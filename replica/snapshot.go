@@ -36,6 +36,11 @@ const (
 	snapshotStallMax = 30 * time.Second
 	// snapshotBurst is how much may be sent at once after a rest.
 	snapshotBurst = 1 << 20
+	// The loop, which serves every shard, stands still while a snapshot is installed. It is left alone
+	// for so many times as long afterwards, and no longer than installRestMax: those that wait must be
+	// through before their senders give up.
+	installRest    = 9
+	installRestMax = 500 * time.Millisecond
 )
 
 // What a run of a snapshot is, by its first byte.
@@ -304,6 +309,14 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 	if err != nil {
 		return err
 	}
+	select {
+	case h.installs <- struct{}{}:
+		defer h.restFromInstall(time.Now())
+	case <-h.ctx.Done():
+		return errors.Join(errClosed, in.ingest.Suspend())
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), in.ingest.Suspend())
+	}
 	result := make(chan error, 1)
 	if !h.control(func() { h.offer(from, in, result) }) {
 		return errors.Join(errClosed, in.ingest.Suspend())
@@ -316,6 +329,11 @@ func (h *Host) ReceiveSnapshot(ctx context.Context, from placement.NodeID, rawHe
 	case <-ctx.Done():
 		return context.Cause(ctx) // The loop finishes or aborts it by itself.
 	}
+}
+
+// restFromInstall lets the next snapshot be installed when the loop has had time for all else.
+func (h *Host) restFromInstall(began time.Time) {
+	time.AfterFunc(min(installRest*time.Since(began), installRestMax), func() { <-h.installs })
 }
 
 // stage writes a received snapshot beside the store.

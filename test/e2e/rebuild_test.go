@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/metadata"
 
 	"github.com/holdfast-io/holdfast/test/e2e/internal/classes/classesv1"
 )
@@ -161,8 +164,14 @@ func fill(t *testing.T, nodes []*process, mib int) {
 	text := filledText()
 	began := time.Now()
 	eachFilled(t, nodes, mib, func(ctx context.Context, feed classesv1.FeedClient) error {
-		for range filledEntries {
-			if _, err := feed.Post(ctx, &classesv1.PostRequest{Text: text}); err != nil {
+		for i := range filledEntries {
+			// The disk of a small machine may be too slow for it, and owners change: with an id, a call may be sent again.
+			ctx := metadata.AppendToOutgoingContext(ctx, "holdfast-request-id", strconv.Itoa(i))
+			_, err := feed.Post(ctx, &classesv1.PostRequest{Text: text})
+			for tries := 1; err != nil && tries < 10; tries++ {
+				_, err = feed.Post(ctx, &classesv1.PostRequest{Text: text})
+			}
+			if err != nil {
 				return err
 			}
 		}
