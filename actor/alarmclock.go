@@ -123,14 +123,30 @@ func (c *alarmClock) acquired(shard placement.ShardID) {
 func (c *alarmClock) lost(shard placement.ShardID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, l := range c.mu.shards[shard] {
-		l.gone = true
-		heap.Remove(&c.mu.lanes, l.index)
+	for key := range c.mu.shards[shard] {
+		c.forgetLocked(shard, key)
 	}
 	delete(c.mu.shards, shard)
 	delete(c.mu.unread, shard)
-	for object, f := range c.mu.flying {
-		if object.shard == shard {
+}
+
+// classEnded forgets the alarms of a class, by its unique key, that the shard has no more.
+func (c *alarmClock) classEnded(shard placement.ShardID, class string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgetLocked(shard, class)
+}
+
+func (c *alarmClock) forgetLocked(shard placement.ShardID, class string) {
+	l := c.mu.shards[shard][class]
+	if l == nil {
+		return
+	}
+	l.gone = true
+	heap.Remove(&c.mu.lanes, l.index)
+	delete(c.mu.shards[shard], class)
+	for _, f := range c.mu.flying {
+		if f.lane == l {
 			f.gone = true
 			c.landLocked(f)
 		}

@@ -62,6 +62,15 @@ func (o *object) load(e *event) (*incarnation, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load object: %w", err)
 	}
+	if stored == nil { // Of an object that has been written there would be one, but for this.
+		ended, err := r.ClassEnded()
+		if err != nil {
+			return nil, fmt.Errorf("load object: %w", err)
+		}
+		if ended {
+			return nil, fault.New(fault.UnknownClass, "class %q: it was deleted, with all its objects", o.class.Name)
+		}
+	}
 	var fence storage.Fence
 	inc := &incarnation{object: o, exists: stored != nil, hears: true}
 	inc.state = &State{o: inc, storage: Storage{o: inc}}

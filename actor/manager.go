@@ -276,6 +276,28 @@ func (m *Manager) Lost(id placement.ShardID, term uint64) {
 	}
 }
 
+// ClassEnded says that a class, by its unique key, was deleted and the store shows nothing of it any more:
+// what is in memory of its objects ends, as if they were owned elsewhere. Whoever loads one later finds
+// that the class has ended.
+func (m *Manager) ClassEnded(id placement.ShardID, term uint64, class string) {
+	s := &m.shards[id]
+	var ended []*object
+	s.mu.Lock()
+	if s.term.Load() == term {
+		for ref, o := range s.objects {
+			if ref.Class == class {
+				ended = append(ended, o)
+				delete(s.objects, ref)
+			}
+		}
+		m.alarms.classEnded(id, class)
+	}
+	s.mu.Unlock()
+	for _, o := range ended {
+		o.lose()
+	}
+}
+
 // Pause implements the replica's Owner. Objects that want to are told first that they are about to end.
 func (m *Manager) Pause(id placement.ShardID, term uint64, drained func()) {
 	s := &m.shards[id]

@@ -524,9 +524,23 @@ func (n *Node) class(ctx context.Context, name string) (router.ClassFacts, error
 	return f, nil
 }
 
+// listed returns the class whose objects a request wants listed.
+func (n *Node) listed(ctx context.Context, req *holdfastv1.ListObjectsRequest) (router.ClassFacts, error) {
+	key := req.GetUniqueKey()
+	switch {
+	case key == "":
+		return n.class(ctx, req.GetClass())
+	case req.GetClass() != "" || req.GetAfter() != "":
+		return router.ClassFacts{}, fault.New(fault.InvalidArgument, "unique_key: not with class and after")
+	case !slices.Contains(n.facts.Ended(), key):
+		return router.ClassFacts{}, fault.New(fault.UnknownClass, "unique_key %q: no class that had it was deleted; name the class", key)
+	}
+	return router.ClassFacts{UniqueKey: key}, nil
+}
+
 // ListObjects implements holdfastv1.AdminServer.
 func (a *adminServer) ListObjects(ctx context.Context, req *holdfastv1.ListObjectsRequest) (*holdfastv1.ListObjectsResponse, error) {
-	f, err := a.n.class(ctx, req.GetClass())
+	f, err := a.n.listed(ctx, req)
 	if err != nil {
 		return nil, err
 	}

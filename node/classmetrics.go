@@ -100,14 +100,19 @@ func (c *classCollector) Collect(ch chan<- prometheus.Metric) {
 	if !c.n.isReady() {
 		return
 	}
+	names := c.n.facts.view.Load().runs
 	for _, class := range c.n.manager.Stats().Classes {
+		name, ok := names[class.Class]
+		if !ok {
+			continue // It was deleted, or is not known yet.
+		}
 		for i := range classMetrics {
 			m := &classMetrics[i]
-			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&class.Tally), class.Class)
+			ch <- prometheus.MustNewConstMetric(m.desc, m.kind, m.value(&class.Tally), name)
 		}
 		for i := range classHistograms {
 			h := &classHistograms[i]
-			ch <- histogram(h.desc, h.value(&class.Tally), class.Class)
+			ch <- histogram(h.desc, h.value(&class.Tally), name)
 		}
 	}
 	for _, class := range c.n.router.Stats() {
@@ -121,10 +126,11 @@ func (c *classCollector) Collect(ch chan<- prometheus.Metric) {
 func (c *classCollector) collectRouted(ch chan<- prometheus.Metric, s *router.ClassStats) {
 	name := unknownClass
 	if s.UniqueKey != "" {
-		var ok bool
-		if name, ok = c.n.facts.NameOf(s.UniqueKey); !ok {
+		class, ok := c.n.facts.ByKey(s.UniqueKey)
+		if !ok {
 			return // It was deleted.
 		}
+		name = class.Name
 		ch <- prometheus.MustNewConstMetric(forwardedDesc, prometheus.CounterValue, float64(s.Forwarded), name)
 		ch <- prometheus.MustNewConstMetric(retriesDesc, prometheus.CounterValue, float64(s.Retries), name)
 	}
@@ -161,12 +167,12 @@ func (s *storedBytes) get(n *Node) map[string]uint64 {
 		return s.classes
 	}
 	classes := make(map[string]uint64)
-	for key, name := range n.facts.view.Load().nameOf {
+	for key, class := range n.facts.view.Load().byKey {
 		bytes, err := n.store.ClassBytes(key, n.id.Shards)
 		if err != nil {
 			return s.classes // The last ones, until the store answers.
 		}
-		classes[name] = bytes
+		classes[class.Name] = bytes
 	}
 	s.asked, s.classes = time.Now(), classes
 	return classes

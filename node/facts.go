@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -22,15 +23,15 @@ import (
 // classes before it has reached the object that keeps them.
 const factsMetaKey = "facts"
 
-// factsCache is this node's copy of the cluster facts. It implements router.Facts. Facts only grow,
-// but for the wish that a node own nothing: an old copy is never wrong about anything that matters,
-// only incomplete.
+// factsCache is this node's copy of the cluster facts. It implements router.Facts. An old copy is never
+// wrong about anything that matters, only incomplete: package system says why.
 //
 // It is safe for concurrent use; reading takes no lock.
 type factsCache struct {
 	call func(ctx context.Context, method string, req, resp proto.Message) error
 	save func(body []byte) error
 	lost []placement.NodeID // without which shards were recovered here
+	have []className        // the classes of this node's program
 
 	view    atomic.Pointer[factsView]
 	changed chan struct{} // capacity 1: a poke for whoever watches the facts
@@ -47,7 +48,8 @@ type factsView struct {
 	byName    map[string]router.ClassFacts
 	byService map[string]router.ClassFacts
 	byBare    map[string][]string // names of classes of workers, by what follows the worker's
-	nameOf    map[string]string   // by unique key
+	byKey     map[string]router.ClassFacts
+	runs      map[string]string // names of classes, by those under which this node runs them
 	removed   map[placement.NodeID]bool
 	drained   map[placement.NodeID]bool
 	lost      map[placement.NodeID]bool
@@ -61,35 +63,36 @@ type refreshRound struct {
 }
 
 // newFactsCache starts from the stored copy, which may be empty.
-func newFactsCache(stored []byte, lost []placement.NodeID) (*factsCache, error) {
-	c := &factsCache{changed: make(chan struct{}, 1), lost: lost}
+func newFactsCache(stored []byte, lost []placement.NodeID, have []className) (*factsCache, error) {
+	c := &factsCache{changed: make(chan struct{}, 1), lost: lost, have: have}
 	resp := &systemv1.FactsResponse{Facts: &systemv1.Facts{}}
 	if stored != nil {
 		if err := proto.Unmarshal(stored, resp); err != nil {
 			return nil, fmt.Errorf("stored cluster facts: %w", err)
 		}
 	}
-	c.view.Store(newFactsView(resp, lost))
+	c.view.Store(c.newView(resp))
 	return c, nil
 }
 
-// newFactsView makes a view of the facts, and of nodes that this node knows to be lost.
-func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsView {
+// newView makes a view of the facts, and of nodes that this node knows to be lost.
+func (c *factsCache) newView(resp *systemv1.FactsResponse) *factsView {
 	v := &factsView{
 		revision:  resp.GetRevision(),
 		facts:     resp.GetFacts(),
 		byName:    make(map[string]router.ClassFacts),
 		byService: make(map[string]router.ClassFacts),
 		byBare:    make(map[string][]string),
-		nameOf:    make(map[string]string),
+		byKey:     make(map[string]router.ClassFacts),
+		runs:      make(map[string]string),
 		removed:   make(map[placement.NodeID]bool),
 		drained:   make(map[placement.NodeID]bool),
 		lost:      make(map[placement.NodeID]bool),
 	}
 	// The class that keeps the facts is known without them.
-	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName})
-	for _, c := range v.facts.GetClasses() {
-		v.add(router.ClassFacts{Name: c.GetName(), UniqueKey: c.GetUniqueKey(), Service: c.GetService()})
+	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName, Runs: system.ClassName})
+	for _, class := range v.facts.GetClasses() {
+		v.add(router.ClassFacts{Name: class.GetName(), UniqueKey: class.GetUniqueKey(), Service: class.GetService(), Runs: c.runs(class)})
 	}
 	for _, id := range v.facts.GetRemovedNodes() {
 		v.removed[placement.NodeID(id)] = true
@@ -97,7 +100,7 @@ func newFactsView(resp *systemv1.FactsResponse, lost []placement.NodeID) *factsV
 	for _, id := range v.facts.GetLostNodes() {
 		v.lost[placement.NodeID(id)] = true
 	}
-	for _, id := range lost { // Known here, though perhaps not yet there.
+	for _, id := range c.lost { // Known here, though perhaps not yet there.
 		v.removed[id], v.lost[id] = true, true
 	}
 	for _, id := range v.facts.GetDrainedNodes() {
@@ -111,7 +114,10 @@ func (v *factsView) add(c router.ClassFacts) {
 	if _, bare, ok := strings.Cut(c.Name, "/"); ok {
 		v.byBare[bare] = append(v.byBare[bare], c.Name)
 	}
-	v.nameOf[c.UniqueKey] = c.Name
+	v.byKey[c.UniqueKey] = c
+	if c.Runs != "" {
+		v.runs[c.Runs] = c.Name
+	}
 	if c.Service != "" {
 		v.byService[c.Service] = c
 	}
@@ -133,16 +139,53 @@ func (c *factsCache) Meant(name string) []string {
 	return slices.Sorted(slices.Values(c.view.Load().byBare[name]))
 }
 
+// ByKey implements router.Facts.
+func (c *factsCache) ByKey(uniqueKey string) (router.ClassFacts, bool) {
+	f, ok := c.view.Load().byKey[uniqueKey]
+	return f, ok
+}
+
 // ByService implements router.Facts.
 func (c *factsCache) ByService(service string) (router.ClassFacts, bool) {
 	f, ok := c.view.Load().byService[service]
 	return f, ok
 }
 
-// NameOf returns the name of the class with a unique key.
+// className is a class as a program has it.
+type className struct{ Name, Service string }
+
+// runs returns the name under which this node's program has a class: that which it has now, or one that
+// it had before, with the same service. It is empty when the program does not have it.
+func (c *factsCache) runs(class *systemv1.Class) string {
+	if slices.ContainsFunc(c.have, func(h className) bool { return h.Name == class.GetName() && h.Service == class.GetService() }) {
+		return class.GetName()
+	}
+	for _, h := range c.have {
+		if h.Service == class.GetService() && slices.Contains(class.GetFormerNames(), h.Name) {
+			return h.Name
+		}
+	}
+	return ""
+}
+
+// Knows says whether the cluster knows a class of this node's program, perhaps under a later name.
+func (c *factsCache) Knows(name, service string) bool {
+	v := c.view.Load()
+	if f, ok := v.byName[name]; ok && f.Service == service {
+		return true
+	}
+	return slices.ContainsFunc(v.facts.GetClasses(), func(class *systemv1.Class) bool {
+		return class.GetService() == service && slices.Contains(class.GetFormerNames(), name)
+	})
+}
+
+// Ended returns the unique keys of the classes that were deleted. The caller must not modify it.
+func (c *factsCache) Ended() []string { return c.view.Load().facts.GetEndedKeys() }
+
+// NameOf returns the name under which this node runs the class with a unique key.
 func (c *factsCache) NameOf(uniqueKey string) (string, bool) {
-	name, ok := c.view.Load().nameOf[uniqueKey]
-	return name, ok
+	f, ok := c.ByKey(uniqueKey)
+	return cmp.Or(f.Runs, f.Name), ok
 }
 
 // Revision implements router.Facts.
@@ -173,11 +216,11 @@ func (c *factsCache) TellLost(ctx context.Context) error {
 	return nil
 }
 
-// Missing returns the names of classes that the cluster knows and have lacks.
-func (c *factsCache) Missing(have []string) []string {
+// Missing returns the names of classes that the cluster knows and this node's program lacks.
+func (c *factsCache) Missing() []string {
 	var missing []string
 	for _, class := range c.view.Load().facts.GetClasses() {
-		if !slices.Contains(have, class.GetName()) {
+		if c.runs(class) == "" {
 			missing = append(missing, class.GetName())
 		}
 	}
@@ -239,7 +282,7 @@ func (c *factsCache) learn(resp *systemv1.FactsResponse) error {
 	if resp.GetFacts() == nil {
 		return nil
 	}
-	next := newFactsView(resp, c.lost)
+	next := c.newView(resp)
 	for {
 		old := c.view.Load()
 		if next.revision <= old.revision {

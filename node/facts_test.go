@@ -28,9 +28,9 @@ func factsOf(revision uint64) *systemv1.FactsResponse {
 	return out
 }
 
-func newFacts(t *testing.T, stored []byte) *factsCache {
+func newFacts(t *testing.T, stored []byte, have ...className) *factsCache {
 	t.Helper()
-	c, err := newFactsCache(stored, nil)
+	c, err := newFactsCache(stored, nil, have)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,15 +42,15 @@ func newFacts(t *testing.T, stored []byte) *factsCache {
 func TestFactsKnowTheSystemClass(t *testing.T) {
 	t.Parallel()
 	c := newFacts(t, nil)
-	want := router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName}
+	want := router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName, Runs: system.ClassName}
 	if got, ok := c.Class(system.ClassName); !ok || got != want {
 		t.Errorf("by name: %+v, %v", got, ok)
 	}
 	if got, ok := c.ByService(system.ServiceName); !ok || got != want {
 		t.Errorf("by service: %+v, %v", got, ok)
 	}
-	if c.Revision() != 0 || len(c.Missing(nil)) != 0 || len(c.Removed()) != 0 {
-		t.Errorf("a new node knows revision %d, lacks %v, bars %v", c.Revision(), c.Missing(nil), c.Removed())
+	if c.Revision() != 0 || len(c.Missing()) != 0 || len(c.Removed()) != 0 {
+		t.Errorf("a new node knows revision %d, lacks %v, bars %v", c.Revision(), c.Missing(), c.Removed())
 	}
 }
 
@@ -78,7 +78,7 @@ func TestBareNames(t *testing.T) {
 // Facts only grow: what is older or as old changes nothing, in whatever order answers come.
 func TestRevisionsOnlyGrow(t *testing.T) {
 	t.Parallel()
-	c := newFacts(t, nil)
+	c := newFacts(t, nil, className{"B", "B.v1"})
 	saved := 0
 	c.save = func([]byte) error { saved++; return nil }
 	for _, tt := range []struct{ learn, want uint64 }{{2, 2}, {1, 2}, {2, 2}, {3, 3}, {0, 3}} {
@@ -99,7 +99,7 @@ func TestRevisionsOnlyGrow(t *testing.T) {
 	if got, ok := c.ByService("B.v1"); !ok || got.Name != "B" || got.UniqueKey != "key of B" {
 		t.Errorf("got %+v, %v", got, ok)
 	}
-	if diff := cmp.Diff([]string{"A", "C"}, c.Missing([]string{"B"})); diff != "" {
+	if diff := cmp.Diff([]string{"A", "C"}, c.Missing()); diff != "" {
 		t.Error(diff)
 	}
 	if diff := cmp.Diff(map[placement.NodeID]bool{1: true, 2: true, 3: true}, c.Removed()); diff != "" {
@@ -157,7 +157,7 @@ func TestFactsSurviveARestart(t *testing.T) {
 	if got, ok := again.Class("B"); !ok || got.UniqueKey != "key of B" || again.Revision() != 2 || !again.Removed()[2] {
 		t.Errorf("got %+v, %v at revision %d", got, ok, again.Revision())
 	}
-	_, err := newFactsCache([]byte{0xff}, nil)
+	_, err := newFactsCache([]byte{0xff}, nil, nil)
 	wantError(t, err, "stored cluster facts")
 }
 
@@ -256,4 +256,44 @@ func TestRefreshEndsByItsOwnDeadline(t *testing.T) {
 		time.AfterFunc(2*time.Second, func() { a.let <- nil })
 		wg.Wait()
 	})
+}
+
+// A class that has another name now is run by a program that has it under its former one, and only by that.
+func TestRenamedClassesAreRunUnderTheirFormerNames(t *testing.T) {
+	t.Parallel()
+	c := newFacts(t, nil, className{"Old", "s.v1"}, className{"Other", "o.v1"})
+	for _, have := range []className{{"Old", "s.v1"}, {"Other", "o.v1"}} {
+		if c.Knows(have.Name, have.Service) {
+			t.Errorf("%v is known before the cluster is", have)
+		}
+	}
+	if err := c.learn(&systemv1.FactsResponse{Revision: 1, Facts: &systemv1.Facts{
+		EndedKeys: []string{"Gone"},
+		Classes: []*systemv1.Class{
+			{Name: "New", Service: "s.v1", UniqueKey: "Old", FormerNames: []string{"Older", "Old"}},
+			{Name: "Other", Service: "another.v1", UniqueKey: "Other"},
+			{Name: "Third", Service: "third.v1", UniqueKey: "Third", FormerNames: []string{"Old"}},
+		},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	want := router.ClassFacts{Name: "New", Service: "s.v1", UniqueKey: "Old", Runs: "Old"}
+	if got, ok := c.Class("New"); !ok || got != want {
+		t.Errorf("got %+v, %v, want %+v", got, ok, want)
+	}
+	if got, ok := c.ByService("s.v1"); !ok || got != want {
+		t.Errorf("by service: got %+v, %v, want %+v", got, ok, want)
+	}
+	if _, ok := c.Class("Old"); ok {
+		t.Error("the former name is still that of a class")
+	}
+	if name, ok := c.NameOf("Old"); !ok || name != "Old" {
+		t.Errorf("alarms of the class run under %q, %v", name, ok)
+	}
+	if !c.Knows("Old", "s.v1") || c.Knows("Old", "third") || c.Knows("Other", "o.v1") {
+		t.Error("a program's classes are known under the same service, and no other")
+	}
+	if diff := cmp.Diff([]string{"Other", "Third"}, c.Missing()) + cmp.Diff([]string{"Gone"}, c.Ended()); diff != "" {
+		t.Error(diff)
+	}
 }

@@ -161,7 +161,7 @@ func (n *Node) build() error {
 	if err != nil {
 		return err
 	}
-	if n.facts, err = newFactsCache(stored, lost); err != nil {
+	if n.facts, err = newFactsCache(stored, lost, n.cfg.classNames()); err != nil {
 		return err
 	}
 	n.facts.save = func(body []byte) error { return n.store.SetMeta(factsMetaKey, body) }
@@ -198,7 +198,7 @@ func (n *Node) build() error {
 	n.host, err = replica.New(replica.Config{
 		Node: n.id.Node, Shards: n.id.Shards, Replicas: n.id.Replicas, Store: n.store,
 		Transport: raftTransport{n.peers}, Owner: n.manager, Logger: n.log,
-		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, SnapshotRate: n.cfg.SnapshotRate, OnLeader: n.acquired, OnFull: n.manager.SetFull,
+		Tick: n.cfg.Tick, LeaderStable: n.cfg.LeaderStable, SnapshotRate: n.cfg.SnapshotRate, OnLeader: n.acquired, OnFull: n.manager.SetFull, OnClassEnded: n.manager.ClassEnded,
 		OnStall: func(err error) { n.fail(&StalledError{err}) },
 	})
 	if err != nil {
@@ -260,15 +260,18 @@ func (n *Node) serve(what string, fn func() error) {
 	}
 }
 
-// join registers this node's classes, and says that it serves when the cluster knows them.
+// join registers this node's classes, once, and says that it serves when the cluster knows them. What is
+// deleted later stays so, until a node that has it starts again.
 func (n *Node) join() {
 	n.setWaiting("waiting for the cluster facts: no majority of the nodes that keep them answers yet")
 	t := time.NewTicker(200 * time.Millisecond)
 	defer t.Stop()
 	var last string
+	told := false // the cluster, and not only known from last time: a class may have been deleted since
 	for {
 		if !n.registered() {
-			if err := n.register(); err != nil {
+			err := n.register()
+			if told = err == nil; err != nil {
 				if text := err.Error(); text != last {
 					n.log.Debug("register classes", slog.Any("error", err))
 					last = text
@@ -289,6 +292,14 @@ func (n *Node) join() {
 	n.gateway.SetServing(true)
 	close(n.ready)
 	n.log.Info("ready")
+	for !told {
+		select {
+		case <-n.ctx.Done():
+			return
+		case <-t.C:
+			told = n.register() == nil
+		}
+	}
 }
 
 // fail ends the node by itself.

@@ -273,8 +273,10 @@ func (n *Node) watch(ring []placement.NodeID) {
 	refresh := time.NewTicker(2 * time.Second)
 	defer refresh.Stop()
 	var stored string
+	ends := newClassEnds()
 	for {
 		stored = n.observe(members, time.Since(start), stored)
+		n.endClasses(ends)
 		select {
 		case <-n.ctx.Done():
 			return
@@ -437,10 +439,11 @@ func (n *Node) acquired(shard placement.ShardID, term uint64) {
 	n.peers.Announce(shard, n.id.Node, term)
 }
 
-func (n *Node) classNames() []string {
-	var out []string
-	for i := range n.cfg.Classes {
-		out = append(out, n.cfg.Classes[i].Name)
+// classNames are the classes of the program.
+func (c *Config) classNames() []className {
+	var out []className
+	for i := range c.Classes {
+		out = append(out, className{c.Classes[i].Name, c.Classes[i].ServiceName()})
 	}
 	return out
 }
@@ -450,14 +453,14 @@ func (n *Node) missingClasses() []string {
 	if n.facts == nil {
 		return nil
 	}
-	return n.facts.Missing(n.classNames())
+	return n.facts.Missing()
 }
 
 // registered says whether the cluster knows all the classes of this node, as far as it knows.
 func (n *Node) registered() bool {
 	for i := range n.cfg.Classes {
 		c := &n.cfg.Classes[i]
-		if f, ok := n.facts.Class(c.Name); !ok || f.Service != c.ServiceName() {
+		if !n.facts.Knows(c.Name, c.ServiceName()) {
 			return false
 		}
 	}

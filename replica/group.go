@@ -46,8 +46,9 @@ type Confirmer interface {
 type proposal struct {
 	seg     *storage.Segment
 	settler Settler
-	// done is for an empty proposal, which has no segment.
-	done func(error)
+	// done is for a proposal that has no segment: an empty one, or the end of a class.
+	done     func(error)
+	endClass string
 }
 
 type confirmation struct {
@@ -67,6 +68,7 @@ type entryInFlight struct {
 const (
 	payloadSegments = 1 // segments, one after another
 	payloadEmpty    = 2 // nothing; costs what a write costs
+	payloadEndClass = 3 // the unique key of a class that is deleted
 )
 
 // payloadBytesMax is when a batch of proposals begins its next entry.
@@ -89,6 +91,8 @@ type Group struct {
 	owner Owner
 	sole  *atomic.Uint64 // see Host.ConfirmNow
 	hooks *hooks         // the Host's
+	// onClassEnded is the Host's Config.OnClassEnded, or nil.
+	onClassEnded func(shard placement.ShardID, term uint64, class string)
 
 	rn      *raft.RawNode
 	log     groupLog
@@ -139,8 +143,11 @@ type Group struct {
 	settled  []settled // to be told Readable when the batch is written
 	decoded  [][]storage.Segment
 	fences   []*storage.ObjectFence // of the segments of the ready, in order
-	fenced   int                    // how many of them are used
-	install  *install
+	// fenceCache is where they come from, and ended are the classes whose end is in the batch.
+	fenceCache *storage.FenceCache
+	ended      []string
+	fenced     int // how many of them are used
+	install    *install
 }
 
 type settled struct {
@@ -236,7 +243,7 @@ func (g *Group) flush() {
 				p.done(ErrNotLeader)
 				continue
 			}
-			payload, batch = append(payload, payloadEmpty), []proposal{p}
+			payload, batch = p.appendBare(payload), []proposal{p}
 			send()
 			continue
 		}
@@ -261,6 +268,14 @@ func (g *Group) flush() {
 		clear(queued)
 		g.queued = queued[:0]
 	}
+}
+
+// appendBare appends the payload of a proposal that has no segment.
+func (p *proposal) appendBare(dst []byte) []byte {
+	if p.endClass == "" {
+		return append(dst, payloadEmpty)
+	}
+	return append(append(dst, payloadEndClass), p.endClass...)
 }
 
 // shrinkScratch keeps one large entry from holding memory for ever.
@@ -417,7 +432,11 @@ func (g *Group) apply(b *storage.Batch, e *raftpb.Entry, segs []storage.Segment)
 		return g.applyConfChange(b, e)
 	case len(e.GetData()) == 0:
 		return nil
-	case g.isOwn(e):
+	}
+	if e.GetData()[0] == payloadEndClass {
+		g.endClass(b, string(e.GetData()[1:]))
+	}
+	if g.isOwn(e) {
 		return g.applyOwn(b, e)
 	}
 	for i := range segs {
@@ -426,6 +445,12 @@ func (g *Group) apply(b *storage.Batch, e *raftpb.Entry, segs []storage.Segment)
 		}
 	}
 	return nil
+}
+
+// endClass applies the end of a class. Its objects are told when the store shows it.
+func (g *Group) endClass(b *storage.Batch, class string) {
+	b.EndClass(g.fenceCache, g.shard, class)
+	g.ended = append(g.ended, class)
 }
 
 // applyOwn applies an entry that this owner proposed: its segments are still at hand. Within the
@@ -464,7 +489,7 @@ func (g *Group) applyOwn(b *storage.Batch, e *raftpb.Entry) error {
 //
 // The fences are read here too: a damaged one stops this replica, and not the node.
 func (g *Group) decode(fences *storage.FenceCache) error {
-	g.decoded, g.fences, g.fenced = g.decoded[:0], g.fences[:0], 0
+	g.decoded, g.fences, g.fenced, g.fenceCache = g.decoded[:0], g.fences[:0], 0, fences
 	own := g.inFlight
 	for _, e := range g.ready.CommittedEntries {
 		segs, err := g.decodeEntry(e)
@@ -523,7 +548,7 @@ func (g *Group) decodeEntry(e *raftpb.Entry) ([]storage.Segment, error) {
 		return nil, nil
 	}
 	switch data[0] {
-	case payloadEmpty:
+	case payloadEmpty, payloadEndClass:
 		return nil, nil
 	case payloadSegments:
 	default:
@@ -585,6 +610,12 @@ func (g *Group) setDescriptor(d descriptor) {
 
 // tellReadable tells the objects what the store shows now.
 func (g *Group) tellReadable() {
+	for _, class := range g.ended {
+		if g.ownTerm != 0 && g.onClassEnded != nil {
+			g.onClassEnded(g.shard, g.ownTerm, class)
+		}
+	}
+	g.ended = nil
 	for i, s := range g.settled {
 		// Readable covers everything before: one call for the last of a run is enough.
 		if i+1 == len(g.settled) || g.settled[i+1].settler != s.settler {

@@ -68,6 +68,9 @@ type Config struct {
 	// OnFull is told, of a shard that this node owns in the term, whether there is no room for what is
 	// written to it; it begins as false. Called from the loop: must not block. Default: nothing.
 	OnFull func(shard placement.ShardID, term uint64, full bool)
+	// OnClassEnded is told, of a shard that this node owns in the term, that a class was deleted and the
+	// store shows nothing of it any more. Called from the loop: must not block. Default: nothing.
+	OnClassEnded func(shard placement.ShardID, term uint64, class string)
 	// OnStall is called when the disk has not finished a write for 5 s of this process's own time:
 	// the node is as good as dead and should go, so that others take over. Default: nothing.
 	OnStall func(error)
@@ -411,6 +414,15 @@ func (h *Host) ProposeEmpty(shard placement.ShardID, done func(error)) {
 	}
 }
 
+// EndClass proposes to delete every object of a class, by its unique key, in the shard, and to bar the
+// class there for good. done is told, from any goroutine, when that is committed, or why it may not be.
+// Ending a class again changes nothing. Only for clusters in which every node knows of it: others stop.
+func (h *Host) EndClass(shard placement.ShardID, class string, done func(error)) {
+	if !h.enqueue(shard, proposal{endClass: class, done: done}) {
+		done(ErrNotLeader)
+	}
+}
+
 func (h *Host) enqueue(shard placement.ShardID, p proposal) bool {
 	h.mu.Lock()
 	full := h.mu.closed || len(h.mu.in.proposals) >= inboxProposalsMax
@@ -563,6 +575,7 @@ func (h *Host) newGroup(shard placement.ShardID) *Group {
 		untold:  make(map[uint64]uint64),
 		refused: make(map[incarnation]struct{}),
 	}
+	g.onClassEnded = h.cfg.OnClassEnded
 	g.log = groupLog{shard: shard, disk: h.disk, group: g}
 	return g
 }

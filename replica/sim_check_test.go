@@ -62,6 +62,7 @@ type oracleObject struct {
 	floor  int      // the latest position that a client has seen
 	fence  storage.Fence
 	exists bool
+	ended  uint64 // by which entry, with its class
 }
 
 // oracleAnswer is an answer that has got out.
@@ -220,6 +221,9 @@ func (n *simNode) checkGroup(g *Group) {
 		s.violatef("node %d: shard %d went back from %d to %d", n.id, g.shard, checked.applied, at.Index)
 	}
 	n.checkApplied(g.shard, checked.applied, at)
+	if n.owner.shards[g.shard].term != 0 {
+		o.shards[g.shard].showEnd(at.Index)
+	}
 	checked.applied = at.Index
 }
 
@@ -389,7 +393,15 @@ func (n *simNode) hasDurable(shard placement.ShardID, id uint64, at indexTerm) b
 // apply applies a committed entry to the oracle's own state.
 func (o *oracle) apply(shard placement.ShardID, e *raftpb.Entry) {
 	data := e.GetData()
-	if e.GetType() != raftpb.EntryNormal || len(data) == 0 || data[0] != payloadSegments {
+	if e.GetType() != raftpb.EntryNormal || len(data) == 0 {
+		return
+	}
+	switch data[0] {
+	case payloadEndClass:
+		o.endClass(shard, e.GetIndex(), string(data[1:]))
+		return
+	case payloadSegments:
+	default:
 		return
 	}
 	for rest := data[1:]; len(rest) > 0; {
@@ -403,6 +415,36 @@ func (o *oracle) apply(shard placement.ShardID, e *raftpb.Entry) {
 	}
 }
 
+// endClass deletes the objects of a class, for good.
+func (o *oracle) endClass(shard placement.ShardID, index uint64, class string) {
+	sh := &o.shards[shard]
+	o.sim.stats.classEnds++
+	for i := range sh.objects {
+		ref := simRef(shard, i)
+		if ref.Class != class {
+			continue
+		}
+		for key := range sh.state {
+			if lo, hi := storage.ObjectSpan(shard, ref); key >= string(lo) && key < string(hi) {
+				sh.delete(key)
+			}
+		}
+		object := &sh.objects[i]
+		object.chain, object.exists, object.ended = append(object.chain, 0), false, index
+	}
+	sh.set(string(storage.ClassEndKey(shard, class)), "\x01")
+}
+
+// showEnd notes that the owner shows what is applied at the index: when a class has ended by then, nobody
+// may see its objects' data from now on.
+func (sh *oracleShard) showEnd(index uint64) {
+	for i := range sh.objects {
+		if object := &sh.objects[i]; object.ended != 0 && object.ended <= index {
+			object.floor = len(object.chain) - 1
+		}
+	}
+}
+
 // applySegment applies a segment, if it belongs to the entry's owner and follows what its
 // incarnation has written. Then it must also follow what the object has come to: within an
 // incarnation nothing is missing, and an incarnation begins where the one before has ended (P3).
@@ -410,7 +452,7 @@ func (o *oracle) applySegment(shard placement.ShardID, term uint64, seg *storage
 	sh := &o.shards[shard]
 	object := &sh.objects[seg.Object.ID[1]]
 	id, before := decodeSimValue(seg.Ops[0].Value)
-	if seg.Term != term || object.exists && !follows(&object.fence, seg) {
+	if seg.Term != term || object.ended != 0 || object.exists && !follows(&object.fence, seg) {
 		o.sim.tracef(nil, "write %d of shard %d object %d is dropped", id, shard, seg.Object.ID[1])
 		return
 	}

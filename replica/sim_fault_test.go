@@ -49,6 +49,7 @@ var simFaults = []simFault{
 	{"into the ring", 5, func(s *simulation, n *simNode) { s.joinRing(n) }},
 	{"removal", 3, func(s *simulation, n *simNode) { s.remove(n) }},
 	{"lost disk", 3, func(s *simulation, n *simNode) { s.wipe(n) }},
+	{"end of a class", 2, func(s *simulation, n *simNode) { s.endClass(n) }},
 }
 
 // faults happen one after another, until the calm.
@@ -72,6 +73,19 @@ func (s *simulation) faults() {
 			}
 		}
 	})
+}
+
+// endClass has the node end a class in the shards that it owns, or believes to.
+func (s *simulation) endClass(n *simNode) {
+	if n.host == nil {
+		return
+	}
+	for i := range n.owner.shards {
+		if owned := &n.owner.shards[i]; owned.term != 0 {
+			n.host.EndClass(owned.id, simEndingClass, func(err error) { s.tracef(n, "end of the class in shard %d: %v", i, err) })
+		}
+	}
+	n.turnSoon()
 }
 
 // partition parts the nodes in two, the node's side at random.

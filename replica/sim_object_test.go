@@ -62,13 +62,35 @@ func (o *simOwner) Acquired(shard placement.ShardID, term uint64) {
 	s.oracle.owns(o.node.id, shard, term)
 	owned := simOwned{id: shard, term: term}
 	for i := range s.objects {
-		owned.objects = append(owned.objects, &simObject{owner: o, shard: &o.shards[shard], number: i, ref: simRef(shard, i)})
+		owned.objects = append(owned.objects, o.newObject(shard, i))
 	}
 	o.shards[shard] = owned
 }
 
+func (o *simOwner) newObject(shard placement.ShardID, number int) *simObject {
+	return &simObject{owner: o, shard: &o.shards[shard], number: number, ref: simRef(shard, number)}
+}
+
+// simEndingClass is the class of every other object, and is deleted some time.
+const simEndingClass = "E"
+
 func simRef(shard placement.ShardID, object int) storage.ObjectRef {
-	return storage.ObjectRef{Class: "C", ID: placement.ObjectID{byte(shard), byte(object)}}
+	return storage.ObjectRef{Class: []string{"C", simEndingClass}[object%2], ID: placement.ObjectID{byte(shard), byte(object)}}
+}
+
+// classEnded is what the Host tells.
+func (o *simOwner) classEnded(shard placement.ShardID, term uint64, class string) {
+	owned := &o.shards[shard]
+	if owned.term != term {
+		return
+	}
+	for i, object := range owned.objects {
+		if object.ref.Class == class {
+			owned.objects[i] = o.newObject(shard, i)
+			object.lose()
+		}
+	}
+	owned.checkDrained()
 }
 
 // Pause implements Owner.
@@ -196,8 +218,9 @@ func (o *simObject) run(c simCall) {
 		return
 	default:
 	}
-	if !o.alive {
-		o.load()
+	if !o.alive && !o.load() {
+		o.owner.node.sim.oracle.deny(c)
+		return
 	}
 	switch c.kind {
 	case simWrite:
@@ -213,10 +236,17 @@ func (o *simObject) run(c simCall) {
 	}
 }
 
-// load begins an incarnation with what the store shows.
-func (o *simObject) load() {
+// load begins an incarnation with what the store shows, unless the class was deleted.
+func (o *simObject) load() bool {
 	s := o.owner.node.sim
 	r := o.owner.host.Reader(o.shard.id, o.ref)
+	ended, err := r.ClassEnded()
+	if err != nil {
+		s.violatef("load: %v", err)
+	}
+	if ended {
+		return false
+	}
 	get := func(kind storage.KeyKind, key string) []byte {
 		raw, _, err := r.Get(kind, []byte(key))
 		if err != nil {
@@ -238,6 +268,7 @@ func (o *simObject) load() {
 		}
 		o.commitSeq, o.exists = fence.CommitSequence, true
 	}
+	return true
 }
 
 // simValueKey holds the id of the last write and of the one before it.

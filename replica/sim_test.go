@@ -35,6 +35,7 @@ type simStats struct {
 	lost, doubled, late, partitions, oneWay int
 	pauses, skews, fullDisks, refusedWrites int
 	ringChanges, removals, wipes, handOvers int
+	classEnds                               int
 	writes, reads, refused                  int
 	crashPoints                             map[storagetest.Op]int
 }
@@ -61,6 +62,7 @@ func (st *simStats) counts() []simCount {
 		{"removals", st.removals},
 		{"lost disks", st.wipes},
 		{"hand-overs", st.handOvers},
+		{"ends of a class", st.classEnds},
 		{"acknowledged writes", st.writes},
 		{"reads", st.reads},
 		{"refused calls", st.refused},

@@ -312,6 +312,7 @@ func (s *simulation) start(n *simNode) {
 		host, err := New(Config{
 			Node: n.id, Shards: s.shards, Store: store, Transport: simTransport{n}, Owner: n.owner, Logger: s.logger(n),
 			Tick: simTick, ElectionTicks: s.electionTicks, HeartbeatTicks: s.heartbeatTicks, LeaderStable: 5 * simTick,
+			OnClassEnded: n.owner.classEnded,
 		})
 		if err != nil {
 			s.violatef("start: %v", err)

@@ -16,6 +16,7 @@ type swift struct{ leader placement.NodeID }
 
 func (swift) Class(string) (router.ClassFacts, bool) { return counter, true }
 func (swift) Meant(string) []string                  { return nil }
+func (swift) ByKey(string) (router.ClassFacts, bool) { return counter, true }
 
 func (swift) ByService(string) (router.ClassFacts, bool) { return counter, true }
 func (swift) Revision() uint64                           { return 7 }

@@ -28,9 +28,7 @@ func TestCallsAreCountedByTheirClassAndErrors(t *testing.T) {
 			w.route(named()).get()
 		}
 		// Only the node at which it came in counts the error of a call.
-		forwarded := named()
-		forwarded.Hops = 1
-		w.route(forwarded).fails(fault.Panic)
+		w.route(forwarded(1)).fails(fault.Panic)
 
 		w.lead(2, 4)
 		tries := 0

@@ -49,7 +49,7 @@ func TestCallsOfObjects(t *testing.T) {
 				} else {
 					s := w.last(1)
 					want := frame.Request{
-						Class: counter.Name, Method: "Get", Name: "x", Named: true, Body: []byte("body"), Deadline: out.Deadline, Existing: true, Hops: 1, Revision: 7,
+						Class: counter.UniqueKey, Method: "Get", Name: "x", Named: true, Body: []byte("body"), Deadline: out.Deadline, Existing: true, Hops: 1, Revision: 7,
 						Metadata: md, Chain: []frame.Link{{Event: 1, Label: `Relay "a"`}, {Event: 2, Label: `Relay "b"`}},
 					}
 					if diff := cmp.Diff(want, s.req); diff != "" {
@@ -70,8 +70,8 @@ func TestTheChainOfAForwardedCallIsTold(t *testing.T) {
 	t.Parallel()
 	run(t, func(t *testing.T, w *world) {
 		w.lead(self, 5)
-		req := named()
-		req.Hops, req.Chain = 1, []frame.Link{{Event: 3, Label: "Relay"}}
+		req := forwarded(1)
+		req.Chain = []frame.Link{{Event: 3, Label: "Relay"}}
 		w.route(req)
 		if diff := cmp.Diff([]actor.Link{{Event: 3, Label: "Relay"}}, w.delivered()[0].Chain); diff != "" {
 			t.Errorf("(-sent +delivered)\n%s", diff)

@@ -7,6 +7,7 @@
 package router
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -26,6 +27,7 @@ type ClassFacts struct {
 	Name      string
 	UniqueKey string
 	Service   string // gRPC service; empty for none
+	Runs      string // name under which this node's program has it; empty: its name
 }
 
 // Facts is this node's copy of the cluster facts.
@@ -35,6 +37,8 @@ type Facts interface {
 	// Meant returns the names of the classes that a name which is no class's own could mean, sorted.
 	Meant(name string) []string
 	ByService(service string) (ClassFacts, bool)
+	// ByKey returns the class with a unique key: it keeps that under whatever name.
+	ByKey(uniqueKey string) (ClassFacts, bool)
 	Revision() uint64
 	// Refresh asks the cluster for the newest.
 	Refresh(ctx context.Context) error
@@ -235,9 +239,13 @@ func (r *Router) launch(c *call, err error) {
 	r.try(c)
 }
 
-// class returns the class that a request names.
+// class returns the class that a request names. What another node forwards has its unique key for a name:
+// it may be renamed meanwhile, and another have its name.
 func (r *Router) class(req *frame.Request) (ClassFacts, bool) {
-	if req.Class != "" {
+	switch {
+	case req.Class != "" && req.Hops > 0:
+		return r.cfg.Facts.ByKey(req.Class)
+	case req.Class != "":
 		return r.cfg.Facts.Class(req.Class)
 	}
 	service, _, ok := splitMethod(req.Method)
@@ -301,7 +309,7 @@ func (r *Router) local(c *call) {
 	req := c.req
 	var try uint
 	ac := &actor.Call{
-		Shard: c.shard, Object: c.ref, Class: c.class.Name, Name: req.Name, Named: req.Named,
+		Shard: c.shard, Object: c.ref, Class: cmp.Or(c.class.Runs, c.class.Name), Name: req.Name, Named: req.Named,
 		Method: req.Method, JSON: req.JSON, Values: req.Values, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req),
 		Done: func(res actor.Result) {
 			if res.Err == nil {
@@ -322,6 +330,7 @@ func (r *Router) local(c *call) {
 func (r *Router) forward(c *call, to belief) {
 	req := *c.req
 	req.Hops++
+	req.Class = c.class.UniqueKey
 	req.Revision = r.cfg.Facts.Revision()
 	try := c.begin(away, to, nil)
 	if try == 0 {

@@ -92,11 +92,19 @@ func (w *world) Meant(name string) (meant []string) {
 	return meant
 }
 
+func (w *world) ByKey(key string) (router.ClassFacts, bool) {
+	return w.find(func(c router.ClassFacts) bool { return c.UniqueKey == key })
+}
+
 func (w *world) ByService(service string) (router.ClassFacts, bool) {
+	return w.find(func(c router.ClassFacts) bool { return c.Service == service })
+}
+
+func (w *world) find(is func(router.ClassFacts) bool) (router.ClassFacts, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, c := range w.classes {
-		if c.Service == service {
+		if is(c) {
 			return c, true
 		}
 	}
@@ -286,6 +294,15 @@ func named() *frame.Request {
 	return &frame.Request{Class: counter.Name, Method: "Get", Name: "x", Named: true}
 }
 
+// forwarded is what another node makes of named, that many times over.
+func forwarded(hops uint8) *frame.Request {
+	req := named()
+	if req.Hops = hops; hops > 0 {
+		req.Class = counter.UniqueKey
+	}
+	return req
+}
+
 func ordered() *frame.Request {
 	req := named()
 	req.Ordered = true
@@ -309,7 +326,7 @@ func TestOwnerRunsTheCall(t *testing.T) {
 		w.onLocal = func(c *actor.Call) { c.Done(actor.Result{Body: []byte("reply")}) }
 		deadline := time.Now().Add(time.Second)
 		resp := w.route(&frame.Request{
-			Class: counter.Name, Method: "Get", Name: "x", Named: true, JSON: true, Deadline: deadline, Hops: 2,
+			Class: counter.UniqueKey, Method: "Get", Name: "x", Named: true, JSON: true, Deadline: deadline, Hops: 2,
 			Metadata: metadata.Pairs("k", "v"), Body: []byte("request"),
 		}).says("reply")
 		want := frame.OwnerHint{Node: self, Addr: "node1:7070", Shard: shard, Shards: shards, Term: 3}
@@ -358,7 +375,25 @@ func TestServiceNamesTheClass(t *testing.T) {
 		w.route(&frame.Request{Method: "/test.v1.Counter/Increment", ID: id}).says("Counter.Increment")
 		w.lead(2, 2)
 		w.onCall = func(s *sent) { s.done(ok(s.req.Class + "." + s.req.Method)) }
-		w.route(&frame.Request{Method: "/test.v1.Counter/Increment", ID: id}).says("Counter.Increment")
+		w.route(&frame.Request{Method: "/test.v1.Counter/Increment", ID: id}).says("counter-key.Increment")
+	})
+}
+
+// A class may be renamed, and another take its name, while a call is on its way: it reaches the object that
+// it was sent to, by a program that has the class under its former name too.
+func TestForwardedCallsNameTheUniqueKey(t *testing.T) {
+	t.Parallel()
+	run(t, func(t *testing.T, w *world) {
+		w.lead(self, 1)
+		w.onLocal = func(c *actor.Call) { c.Done(actor.Result{Body: []byte(c.Class + " of " + c.Object.Class)}) }
+		w.classes = map[string]router.ClassFacts{
+			"Tally":   {Name: "Tally", UniqueKey: counter.UniqueKey, Runs: "Counter"},
+			"Counter": {Name: "Counter", UniqueKey: "Counter#2", Runs: "Counter"},
+		}
+		w.route(forwarded(1)).says("Counter of counter-key")
+		w.route(forwarded(0)).fails(fault.NoOwner) // Another object, in another shard.
+		delete(w.classes, "Tally")
+		w.route(forwarded(1)).fails(fault.UnknownClass)
 	})
 }
 
@@ -368,7 +403,7 @@ func TestCallIsForwardedToTheOwner(t *testing.T) {
 		w.lead(2, 3)
 		deadline := time.Now().Add(time.Minute)
 		req := &frame.Request{
-			Class: counter.Name, Method: "Get", Name: "x", Named: true, JSON: true, Hops: 1, Revision: 5, Deadline: deadline,
+			Class: counter.UniqueKey, Method: "Get", Name: "x", Named: true, JSON: true, Hops: 1, Revision: 5, Deadline: deadline,
 			Metadata: metadata.Pairs("k", "v"), Body: []byte("request"),
 		}
 		want := *req
@@ -403,8 +438,7 @@ func TestTheRingsWishIsTheFirstGuess(t *testing.T) {
 			t.Errorf("Owner: got %v, %t", node, ok)
 		}
 		// Who was asked by another node does not pass a guess on: that could go round for ever.
-		req := named()
-		req.Hops = 1
+		req := forwarded(1)
 		w.route(req).fails(fault.NoOwner)
 		w.last(1)
 	})
@@ -576,8 +610,7 @@ func TestForwardedCallsAreNotTriedAgain(t *testing.T) {
 	run(t, func(t *testing.T, w *world) {
 		w.lead(2, 3)
 		w.onCall = func(s *sent) { s.done(noOwner(owner{3, 4})) }
-		req := named()
-		req.Hops = 1
+		req := forwarded(1)
 		resp := w.route(req).get()
 		if fault.ReasonOf(resp.Err()) != fault.NoOwner || resp.Owner.Node != 3 {
 			t.Errorf("got %v with hint %+v", resp.Err(), resp.Owner)
@@ -592,8 +625,7 @@ func TestHopsAreLimited(t *testing.T) {
 		w.lead(2, 3)
 		w.onCall = func(s *sent) { s.done(ok("reply")) }
 		for hops := range uint8(6) {
-			req := named()
-			req.Hops = hops
+			req := forwarded(hops)
 			a := w.route(req)
 			if hops < 3 {
 				a.says("reply")
@@ -606,8 +638,7 @@ func TestHopsAreLimited(t *testing.T) {
 		w.last(3)
 		w.lead(self, 4)
 		w.onLocal = func(c *actor.Call) { c.Done(actor.Result{Body: []byte("here")}) }
-		req := named()
-		req.Hops = 3
+		req := forwarded(3)
 		w.route(req).says("here") // The last hop arrives.
 	})
 }
@@ -1267,11 +1298,10 @@ func TestEveryCallGetsOneTrueAnswer(t *testing.T) {
 			deadlines := make(map[string]time.Time)
 			for i := range 200 {
 				body := fmt.Sprint(i)
-				req := named()
+				req := forwarded(uint8([]int{0, 0, 0, 0, 1, 2, 3}[c.intn(7)])) //nolint:gosec // small
 				req.Body = []byte(body)
 				req.Deadline = time.Now().Add(time.Duration(1+c.intn(1000)) * time.Millisecond)
 				req.Ordered = c.intn(4) == 0
-				req.Hops = uint8([]int{0, 0, 0, 0, 1, 2, 3}[c.intn(7)]) //nolint:gosec // small
 				if c.intn(10) == 0 {
 					req.Class = "New"
 				}

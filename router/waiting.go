@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,25 +33,25 @@ type factsQueue struct {
 type heldCall struct {
 	*call
 
-	objects [2]objectKey // by its class and by its service, as far as they are known
+	objects [3]objectKey // by its class, its service and its unique key, as far as they are known
 }
 
 // objectKey is an object as calls name it.
 type objectKey struct {
-	class string // name of the class or of its service; empty: no object
+	class string // name of the class, of its service, or its unique key; empty: no object
 	named bool
 	name  string
 	id    placement.ObjectID
 }
 
-func objectKeys(req *frame.Request, class, service string) [2]objectKey {
-	key := objectKey{class: class, named: req.Named, name: req.Name}
-	if !req.Named {
-		key.id = req.ID
+func objectKeys(req *frame.Request, classes [3]string) (out [3]objectKey) {
+	for i, class := range classes {
+		out[i] = objectKey{class: class, named: req.Named, name: req.Name}
+		if !req.Named {
+			out[i].id = req.ID
+		}
 	}
-	other := key
-	other.class = service
-	return [2]objectKey{key, other}
+	return out
 }
 
 // needsFacts says that what is known here is not enough to route the request.
@@ -65,16 +66,16 @@ func (r *Router) needsFacts(req *frame.Request, class ClassFacts, known bool) bo
 func (r *Router) hold(c *call, class ClassFacts, known bool) bool {
 	h := &heldCall{call: c}
 	if known {
-		h.objects = objectKeys(c.req, class.Name, class.Service)
+		h.objects = objectKeys(c.req, [3]string{class.Name, class.Service, class.UniqueKey})
 	} else {
 		service, _, _ := splitMethod(c.req.Method)
-		h.objects = objectKeys(c.req, c.req.Class, service)
+		h.objects = objectKeys(c.req, [3]string{c.req.Class, service})
 	}
 	needs := r.needsFacts(c.req, class, known)
 	q := &r.facts
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if !needs && q.mu.objects[h.objects[0]]+q.mu.objects[h.objects[1]] == 0 {
+	if !needs && !slices.ContainsFunc(h.objects[:], func(key objectKey) bool { return q.mu.objects[key] > 0 }) {
 		return false
 	}
 	if !r.flying.add(c) {

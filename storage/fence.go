@@ -71,6 +71,9 @@ func ApplySegment(b *Batch, fence *ObjectFence, shard placement.ShardID, entryTe
 	if seg.Term != entryTerm {
 		return false, fmt.Sprintf("proposed for term %d, committed in term %d", seg.Term, entryTerm), nil
 	}
+	if fence.ended {
+		return false, fmt.Sprintf("class %s was deleted", seg.Object.Class), nil
+	}
 	if fence.exists {
 		if ok, why := fence.fence.Admits(seg); !ok {
 			return false, why, nil
@@ -134,6 +137,7 @@ type FenceCache struct {
 	store       *Store
 	capacity    int
 	recent, old map[fenceKey]*ObjectFence
+	ended       map[classKey]bool // what is known of classes
 }
 
 type fenceKey struct {
@@ -145,11 +149,12 @@ type fenceKey struct {
 type ObjectFence struct {
 	fence  Fence
 	exists bool
+	ended  bool // with its class, for good
 }
 
 // NewFenceCache returns a cache over the store for so many objects.
 func NewFenceCache(s *Store, capacity int) *FenceCache {
-	return &FenceCache{store: s, capacity: capacity, recent: make(map[fenceKey]*ObjectFence)}
+	return &FenceCache{store: s, capacity: capacity, recent: make(map[fenceKey]*ObjectFence), ended: make(map[classKey]bool)}
 }
 
 // Forget drops what is cached of a shard, whose state was replaced.
@@ -157,6 +162,7 @@ func (c *FenceCache) Forget(shard placement.ShardID) {
 	of := func(key fenceKey, _ *ObjectFence) bool { return key.shard == shard }
 	maps.DeleteFunc(c.recent, of)
 	maps.DeleteFunc(c.old, of)
+	maps.DeleteFunc(c.ended, func(key classKey, _ bool) bool { return key.shard == shard })
 }
 
 // Load returns an object's fence, reading it first if it must. It is for ApplySegment, and good until
@@ -168,11 +174,15 @@ func (c *FenceCache) Load(shard placement.ShardID, ref ObjectRef) (*ObjectFence,
 	}
 	f := c.old[key]
 	if f == nil {
+		ended, err := c.classEnded(shard, ref.Class)
+		if err != nil {
+			return nil, err
+		}
 		raw, exists, err := c.store.Object(shard, ref).Get(KindFence, nil)
 		if err != nil {
 			return nil, err
 		}
-		f = &ObjectFence{exists: exists}
+		f = &ObjectFence{exists: exists, ended: ended}
 		if exists {
 			if f.fence, err = DecodeFence(raw); err != nil {
 				return nil, fmt.Errorf("object %s of class %s: %w", ref.ID, ref.Class, err)

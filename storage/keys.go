@@ -96,6 +96,12 @@ func classSpan(shard placement.ShardID, class string) (lo, hi []byte) {
 	return lo, hi
 }
 
+// ClassEndKey says that the class was deleted: none of its objects in the shard may ever write again. It
+// lies outside of classSpan, which goes when the class does, and in StateSpan, so that a snapshot has it.
+func ClassEndKey(shard placement.ShardID, class string) []byte {
+	return append(append(shardKey(shard, tagState), class...), 0x01)
+}
+
 // ObjectSpan returns the range of everything of one object but what lies in the shard's index of
 // alarms.
 func ObjectSpan(shard placement.ShardID, ref ObjectRef) (lo, hi []byte) {

@@ -34,6 +34,7 @@ type cli struct {
 	Status  statusCmd  `cmd:"" help:"Show nodes, shards, owners, replicas and what is moving."`
 	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
 	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`
+	Class   classCmd   `cmd:"" help:"List the classes of the cluster, rename one, or delete one with its objects."`
 	Alarms  alarmsCmd  `cmd:"" help:"List a class's alarms, and arm again those that were given up."`
 	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
 	Drain   drainCmd   `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`

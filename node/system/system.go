@@ -4,8 +4,9 @@
 // fenced and linearizable as everything else is.
 //
 // Every change raises the revision by one. Facts are only ever added to, but for the drained nodes,
-// which are a wish and no promise: whoever holds a later revision knows all that an earlier one said
-// and that anything rests on.
+// which are a wish and no promise, and for the classes. A class that is renamed or deleted leaves its
+// unique key with another name, or among the ended ones: what an earlier revision says of it finds the
+// same objects, or is refused where they are stored.
 package system
 
 import (
@@ -29,12 +30,14 @@ const (
 // FeatureLevel is the highest that this release knows, and what a cluster created by it starts with. An
 // older cluster is raised to it when every node knows it. What a level adds is written or sent only
 // in a cluster that has been raised to it.
-const FeatureLevel = LevelChains
+const FeatureLevel = LevelClassChanges
 
 // What the levels add.
 const (
 	// LevelChains has calls in frames say which events wait for them: objects may call others.
 	LevelChains = 2
+	// LevelClassChanges has entries of the log that end a class.
+	LevelClassChanges = 3
 )
 
 // The one key that the object stores.
@@ -48,12 +51,14 @@ type facts struct {
 	Removed      []uint64 `cbor:"removed"`
 	Drained      []uint64 `cbor:"drained,omitempty"`
 	Lost         []uint64 `cbor:"lost,omitempty"`
+	EndedKeys    []string `cbor:"ended_keys,omitempty"`
 }
 
 type class struct {
-	Name      string `cbor:"name"`
-	Service   string `cbor:"service"`
-	UniqueKey string `cbor:"unique_key"`
+	Name        string   `cbor:"name"`
+	Service     string   `cbor:"service"`
+	UniqueKey   string   `cbor:"unique_key"`
+	FormerNames []string `cbor:"former_names,omitempty"`
 }
 
 // Class returns the class, to be registered on every node.
@@ -91,7 +96,10 @@ func (o *object) RegisterClasses(_ context.Context, req *systemv1.RegisterClasse
 	}
 	changed := false
 	for _, c := range req.GetClasses() {
-		i := slices.IndexFunc(f.Classes, func(known class) bool { return known.Name == c.GetName() })
+		if f.runs(c.GetName(), c.GetService()) {
+			continue
+		}
+		i := f.class(c.GetName())
 		if i >= 0 {
 			if known := f.Classes[i]; known.Service != c.GetService() {
 				return nil, fault.New(fault.InvalidArgument, "classes: %s is registered with service %q in this cluster, not %q; register it under another name", c.GetName(), known.Service, c.GetService())
@@ -101,7 +109,7 @@ func (o *object) RegisterClasses(_ context.Context, req *systemv1.RegisterClasse
 		if j := slices.IndexFunc(f.Classes, func(known class) bool { return known.Service != "" && known.Service == c.GetService() }); j >= 0 {
 			return nil, fault.New(fault.InvalidArgument, "classes: service %s belongs to class %s in this cluster; a service names one class", c.GetService(), f.Classes[j].Name)
 		}
-		f.Classes = append(f.Classes, class{Name: c.GetName(), Service: c.GetService(), UniqueKey: c.GetName()})
+		f.create(c.GetName(), c.GetService())
 		changed = true
 	}
 	return o.save(f, changed)
@@ -193,9 +201,9 @@ func (o *object) save(f facts, changed bool) (*systemv1.FactsResponse, error) {
 }
 
 func (f *facts) response() *systemv1.FactsResponse {
-	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained, LostNodes: f.Lost}
+	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained, LostNodes: f.Lost, EndedKeys: f.EndedKeys}
 	for _, c := range f.Classes {
-		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey})
+		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey, FormerNames: c.FormerNames})
 	}
 	return &systemv1.FactsResponse{Revision: f.Revision, Facts: out}
 }

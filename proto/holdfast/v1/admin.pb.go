@@ -474,7 +474,9 @@ type ListObjectsRequest struct {
 	// objects, or none, and not be the last.
 	NamePrefix string `protobuf:"bytes,4,opt,name=name_prefix,json=namePrefix,proto3" json:"name_prefix,omitempty"`
 	// Begin behind this id, of an object of the class that need not exist. Not with page_token.
-	After         string `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	After string `protobuf:"bytes,5,opt,name=after,proto3" json:"after,omitempty"`
+	// Instead of class: of a class that was deleted.
+	UniqueKey     string `protobuf:"bytes,6,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -544,6 +546,189 @@ func (x *ListObjectsRequest) GetAfter() string {
 	return ""
 }
 
+func (x *ListObjectsRequest) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+type RenameClassRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameClassRequest) Reset() {
+	*x = RenameClassRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameClassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameClassRequest) ProtoMessage() {}
+
+func (x *RenameClassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameClassRequest.ProtoReflect.Descriptor instead.
+func (*RenameClassRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RenameClassRequest) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *RenameClassRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type RenameClassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenameClassResponse) Reset() {
+	*x = RenameClassResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenameClassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenameClassResponse) ProtoMessage() {}
+
+func (x *RenameClassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenameClassResponse.ProtoReflect.Descriptor instead.
+func (*RenameClassResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+type DeleteClassRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Class         string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteClassRequest) Reset() {
+	*x = DeleteClassRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteClassRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteClassRequest) ProtoMessage() {}
+
+func (x *DeleteClassRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteClassRequest.ProtoReflect.Descriptor instead.
+func (*DeleteClassRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeleteClassRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+type DeleteClassResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	UniqueKey     string                 `protobuf:"bytes,1,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteClassResponse) Reset() {
+	*x = DeleteClassResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteClassResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteClassResponse) ProtoMessage() {}
+
+func (x *DeleteClassResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteClassResponse.ProtoReflect.Descriptor instead.
+func (*DeleteClassResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *DeleteClassResponse) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
 type ListObjectsResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Objects []*ObjectSummary       `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
@@ -555,7 +740,7 @@ type ListObjectsResponse struct {
 
 func (x *ListObjectsResponse) Reset() {
 	*x = ListObjectsResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[7]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -567,7 +752,7 @@ func (x *ListObjectsResponse) String() string {
 func (*ListObjectsResponse) ProtoMessage() {}
 
 func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[7]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -580,7 +765,7 @@ func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListObjectsResponse) GetObjects() []*ObjectSummary {
@@ -608,7 +793,7 @@ type ObjectSummary struct {
 
 func (x *ObjectSummary) Reset() {
 	*x = ObjectSummary{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[8]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +805,7 @@ func (x *ObjectSummary) String() string {
 func (*ObjectSummary) ProtoMessage() {}
 
 func (x *ObjectSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[8]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +818,7 @@ func (x *ObjectSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ObjectSummary.ProtoReflect.Descriptor instead.
 func (*ObjectSummary) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ObjectSummary) GetId() string {
@@ -668,7 +853,7 @@ type ShowObjectRequest struct {
 
 func (x *ShowObjectRequest) Reset() {
 	*x = ShowObjectRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[9]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -680,7 +865,7 @@ func (x *ShowObjectRequest) String() string {
 func (*ShowObjectRequest) ProtoMessage() {}
 
 func (x *ShowObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[9]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -693,7 +878,7 @@ func (x *ShowObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowObjectRequest.ProtoReflect.Descriptor instead.
 func (*ShowObjectRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ShowObjectRequest) GetClass() string {
@@ -783,7 +968,7 @@ type ShowObjectResponse struct {
 
 func (x *ShowObjectResponse) Reset() {
 	*x = ShowObjectResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[10]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -795,7 +980,7 @@ func (x *ShowObjectResponse) String() string {
 func (*ShowObjectResponse) ProtoMessage() {}
 
 func (x *ShowObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[10]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -808,7 +993,7 @@ func (x *ShowObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowObjectResponse.ProtoReflect.Descriptor instead.
 func (*ShowObjectResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ShowObjectResponse) GetId() string {
@@ -901,7 +1086,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[11]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1098,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[11]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1111,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Entry) GetKey() []byte {
@@ -964,7 +1149,7 @@ type EvictObjectRequest struct {
 
 func (x *EvictObjectRequest) Reset() {
 	*x = EvictObjectRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[12]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1161,7 @@ func (x *EvictObjectRequest) String() string {
 func (*EvictObjectRequest) ProtoMessage() {}
 
 func (x *EvictObjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[12]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1174,7 @@ func (x *EvictObjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvictObjectRequest.ProtoReflect.Descriptor instead.
 func (*EvictObjectRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *EvictObjectRequest) GetClass() string {
@@ -1050,7 +1235,7 @@ type EvictObjectResponse struct {
 
 func (x *EvictObjectResponse) Reset() {
 	*x = EvictObjectResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[13]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1247,7 @@ func (x *EvictObjectResponse) String() string {
 func (*EvictObjectResponse) ProtoMessage() {}
 
 func (x *EvictObjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[13]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1260,7 @@ func (x *EvictObjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EvictObjectResponse.ProtoReflect.Descriptor instead.
 func (*EvictObjectResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EvictObjectResponse) GetEvicted() bool {
@@ -1097,7 +1282,7 @@ type ListAlarmsRequest struct {
 
 func (x *ListAlarmsRequest) Reset() {
 	*x = ListAlarmsRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1294,7 @@ func (x *ListAlarmsRequest) String() string {
 func (*ListAlarmsRequest) ProtoMessage() {}
 
 func (x *ListAlarmsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[14]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1307,7 @@ func (x *ListAlarmsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAlarmsRequest.ProtoReflect.Descriptor instead.
 func (*ListAlarmsRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListAlarmsRequest) GetClass() string {
@@ -1157,7 +1342,7 @@ type ListAlarmsResponse struct {
 
 func (x *ListAlarmsResponse) Reset() {
 	*x = ListAlarmsResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1169,7 +1354,7 @@ func (x *ListAlarmsResponse) String() string {
 func (*ListAlarmsResponse) ProtoMessage() {}
 
 func (x *ListAlarmsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[15]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1182,7 +1367,7 @@ func (x *ListAlarmsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAlarmsResponse.ProtoReflect.Descriptor instead.
 func (*ListAlarmsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ListAlarmsResponse) GetAlarms() []*PendingAlarm {
@@ -1217,7 +1402,7 @@ type PendingAlarm struct {
 
 func (x *PendingAlarm) Reset() {
 	*x = PendingAlarm{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1414,7 @@ func (x *PendingAlarm) String() string {
 func (*PendingAlarm) ProtoMessage() {}
 
 func (x *PendingAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[16]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1427,7 @@ func (x *PendingAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingAlarm.ProtoReflect.Descriptor instead.
 func (*PendingAlarm) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PendingAlarm) GetId() string {
@@ -1291,7 +1476,7 @@ type ListDeadAlarmsResponse struct {
 
 func (x *ListDeadAlarmsResponse) Reset() {
 	*x = ListDeadAlarmsResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1488,7 @@ func (x *ListDeadAlarmsResponse) String() string {
 func (*ListDeadAlarmsResponse) ProtoMessage() {}
 
 func (x *ListDeadAlarmsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[17]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1501,7 @@ func (x *ListDeadAlarmsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDeadAlarmsResponse.ProtoReflect.Descriptor instead.
 func (*ListDeadAlarmsResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListDeadAlarmsResponse) GetAlarms() []*DeadAlarm {
@@ -1352,7 +1537,7 @@ type DeadAlarm struct {
 
 func (x *DeadAlarm) Reset() {
 	*x = DeadAlarm{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[18]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1549,7 @@ func (x *DeadAlarm) String() string {
 func (*DeadAlarm) ProtoMessage() {}
 
 func (x *DeadAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[18]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1562,7 @@ func (x *DeadAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeadAlarm.ProtoReflect.Descriptor instead.
 func (*DeadAlarm) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeadAlarm) GetId() string {
@@ -1436,7 +1621,7 @@ type RearmAlarmRequest struct {
 
 func (x *RearmAlarmRequest) Reset() {
 	*x = RearmAlarmRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[19]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1448,7 +1633,7 @@ func (x *RearmAlarmRequest) String() string {
 func (*RearmAlarmRequest) ProtoMessage() {}
 
 func (x *RearmAlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[19]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1461,7 +1646,7 @@ func (x *RearmAlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RearmAlarmRequest.ProtoReflect.Descriptor instead.
 func (*RearmAlarmRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RearmAlarmRequest) GetClass() string {
@@ -1520,7 +1705,7 @@ type RearmAlarmResponse struct {
 
 func (x *RearmAlarmResponse) Reset() {
 	*x = RearmAlarmResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[20]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1532,7 +1717,7 @@ func (x *RearmAlarmResponse) String() string {
 func (*RearmAlarmResponse) ProtoMessage() {}
 
 func (x *RearmAlarmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[20]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1545,7 +1730,7 @@ func (x *RearmAlarmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RearmAlarmResponse.ProtoReflect.Descriptor instead.
 func (*RearmAlarmResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 type DiscardAlarmRequest struct {
@@ -1562,7 +1747,7 @@ type DiscardAlarmRequest struct {
 
 func (x *DiscardAlarmRequest) Reset() {
 	*x = DiscardAlarmRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[21]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1759,7 @@ func (x *DiscardAlarmRequest) String() string {
 func (*DiscardAlarmRequest) ProtoMessage() {}
 
 func (x *DiscardAlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[21]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1772,7 @@ func (x *DiscardAlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardAlarmRequest.ProtoReflect.Descriptor instead.
 func (*DiscardAlarmRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DiscardAlarmRequest) GetClass() string {
@@ -1646,7 +1831,7 @@ type DiscardAlarmResponse struct {
 
 func (x *DiscardAlarmResponse) Reset() {
 	*x = DiscardAlarmResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[22]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1843,7 @@ func (x *DiscardAlarmResponse) String() string {
 func (*DiscardAlarmResponse) ProtoMessage() {}
 
 func (x *DiscardAlarmResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[22]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1856,7 @@ func (x *DiscardAlarmResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardAlarmResponse.ProtoReflect.Descriptor instead.
 func (*DiscardAlarmResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 type RemoveNodeRequest struct {
@@ -1684,7 +1869,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[23]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1881,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[23]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1894,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1728,7 +1913,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[24]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +1925,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[24]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +1938,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -1775,7 +1960,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[25]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1787,7 +1972,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[25]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1800,7 +1985,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *DrainNodeRequest) GetNode() string {
@@ -1826,7 +2011,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[26]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +2023,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[26]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +2036,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DrainNodeResponse) GetId() string {
@@ -1900,7 +2085,7 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
 	"\n" +
-	"unique_key\x18\x03 \x01(\tR\tuniqueKey\"\x9d\x01\n" +
+	"unique_key\x18\x03 \x01(\tR\tuniqueKey\"\xbc\x01\n" +
 	"\x12ListObjectsRequest\x12\x14\n" +
 	"\x05class\x18\x01 \x01(\tR\x05class\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
@@ -1908,7 +2093,18 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x1f\n" +
 	"\vname_prefix\x18\x04 \x01(\tR\n" +
 	"namePrefix\x12\x14\n" +
-	"\x05after\x18\x05 \x01(\tR\x05after\"s\n" +
+	"\x05after\x18\x05 \x01(\tR\x05after\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x06 \x01(\tR\tuniqueKey\"8\n" +
+	"\x12RenameClassRequest\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\"\x15\n" +
+	"\x13RenameClassResponse\"*\n" +
+	"\x12DeleteClassRequest\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\"4\n" +
+	"\x13DeleteClassResponse\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x01 \x01(\tR\tuniqueKey\"s\n" +
 	"\x13ListObjectsResponse\x124\n" +
 	"\aobjects\x18\x01 \x03(\v2\x1a.holdfast.v1.ObjectSummaryR\aobjects\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"A\n" +
@@ -2000,7 +2196,7 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"#\n" +
 	"\x11DrainNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id2\xa2\x06\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id2\xc6\a\n" +
 	"\x05Admin\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
 	"\vListObjects\x12\x1f.holdfast.v1.ListObjectsRequest\x1a .holdfast.v1.ListObjectsResponse\x12M\n" +
@@ -2012,7 +2208,9 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x0eListDeadAlarms\x12\x1e.holdfast.v1.ListAlarmsRequest\x1a#.holdfast.v1.ListDeadAlarmsResponse\x12M\n" +
 	"\n" +
 	"RearmAlarm\x12\x1e.holdfast.v1.RearmAlarmRequest\x1a\x1f.holdfast.v1.RearmAlarmResponse\x12S\n" +
-	"\fDiscardAlarm\x12 .holdfast.v1.DiscardAlarmRequest\x1a!.holdfast.v1.DiscardAlarmResponse\x12M\n" +
+	"\fDiscardAlarm\x12 .holdfast.v1.DiscardAlarmRequest\x1a!.holdfast.v1.DiscardAlarmResponse\x12P\n" +
+	"\vRenameClass\x12\x1f.holdfast.v1.RenameClassRequest\x1a .holdfast.v1.RenameClassResponse\x12P\n" +
+	"\vDeleteClass\x12\x1f.holdfast.v1.DeleteClassRequest\x1a .holdfast.v1.DeleteClassResponse\x12M\n" +
 	"\n" +
 	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse\x12J\n" +
 	"\tDrainNode\x12\x1d.holdfast.v1.DrainNodeRequest\x1a\x1e.holdfast.v1.DrainNodeResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
@@ -2029,7 +2227,7 @@ func file_holdfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_admin_proto_rawDescData
 }
 
-var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),          // 0: holdfast.v1.StatusRequest
 	(*StatusResponse)(nil),         // 1: holdfast.v1.StatusResponse
@@ -2038,59 +2236,67 @@ var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*Shard)(nil),                  // 4: holdfast.v1.Shard
 	(*Class)(nil),                  // 5: holdfast.v1.Class
 	(*ListObjectsRequest)(nil),     // 6: holdfast.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),    // 7: holdfast.v1.ListObjectsResponse
-	(*ObjectSummary)(nil),          // 8: holdfast.v1.ObjectSummary
-	(*ShowObjectRequest)(nil),      // 9: holdfast.v1.ShowObjectRequest
-	(*ShowObjectResponse)(nil),     // 10: holdfast.v1.ShowObjectResponse
-	(*Entry)(nil),                  // 11: holdfast.v1.Entry
-	(*EvictObjectRequest)(nil),     // 12: holdfast.v1.EvictObjectRequest
-	(*EvictObjectResponse)(nil),    // 13: holdfast.v1.EvictObjectResponse
-	(*ListAlarmsRequest)(nil),      // 14: holdfast.v1.ListAlarmsRequest
-	(*ListAlarmsResponse)(nil),     // 15: holdfast.v1.ListAlarmsResponse
-	(*PendingAlarm)(nil),           // 16: holdfast.v1.PendingAlarm
-	(*ListDeadAlarmsResponse)(nil), // 17: holdfast.v1.ListDeadAlarmsResponse
-	(*DeadAlarm)(nil),              // 18: holdfast.v1.DeadAlarm
-	(*RearmAlarmRequest)(nil),      // 19: holdfast.v1.RearmAlarmRequest
-	(*RearmAlarmResponse)(nil),     // 20: holdfast.v1.RearmAlarmResponse
-	(*DiscardAlarmRequest)(nil),    // 21: holdfast.v1.DiscardAlarmRequest
-	(*DiscardAlarmResponse)(nil),   // 22: holdfast.v1.DiscardAlarmResponse
-	(*RemoveNodeRequest)(nil),      // 23: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),     // 24: holdfast.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),       // 25: holdfast.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),      // 26: holdfast.v1.DrainNodeResponse
+	(*RenameClassRequest)(nil),     // 7: holdfast.v1.RenameClassRequest
+	(*RenameClassResponse)(nil),    // 8: holdfast.v1.RenameClassResponse
+	(*DeleteClassRequest)(nil),     // 9: holdfast.v1.DeleteClassRequest
+	(*DeleteClassResponse)(nil),    // 10: holdfast.v1.DeleteClassResponse
+	(*ListObjectsResponse)(nil),    // 11: holdfast.v1.ListObjectsResponse
+	(*ObjectSummary)(nil),          // 12: holdfast.v1.ObjectSummary
+	(*ShowObjectRequest)(nil),      // 13: holdfast.v1.ShowObjectRequest
+	(*ShowObjectResponse)(nil),     // 14: holdfast.v1.ShowObjectResponse
+	(*Entry)(nil),                  // 15: holdfast.v1.Entry
+	(*EvictObjectRequest)(nil),     // 16: holdfast.v1.EvictObjectRequest
+	(*EvictObjectResponse)(nil),    // 17: holdfast.v1.EvictObjectResponse
+	(*ListAlarmsRequest)(nil),      // 18: holdfast.v1.ListAlarmsRequest
+	(*ListAlarmsResponse)(nil),     // 19: holdfast.v1.ListAlarmsResponse
+	(*PendingAlarm)(nil),           // 20: holdfast.v1.PendingAlarm
+	(*ListDeadAlarmsResponse)(nil), // 21: holdfast.v1.ListDeadAlarmsResponse
+	(*DeadAlarm)(nil),              // 22: holdfast.v1.DeadAlarm
+	(*RearmAlarmRequest)(nil),      // 23: holdfast.v1.RearmAlarmRequest
+	(*RearmAlarmResponse)(nil),     // 24: holdfast.v1.RearmAlarmResponse
+	(*DiscardAlarmRequest)(nil),    // 25: holdfast.v1.DiscardAlarmRequest
+	(*DiscardAlarmResponse)(nil),   // 26: holdfast.v1.DiscardAlarmResponse
+	(*RemoveNodeRequest)(nil),      // 27: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 28: holdfast.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),       // 29: holdfast.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),      // 30: holdfast.v1.DrainNodeResponse
 }
 var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.Node
 	4,  // 1: holdfast.v1.StatusResponse.shards:type_name -> holdfast.v1.Shard
 	5,  // 2: holdfast.v1.StatusResponse.classes:type_name -> holdfast.v1.Class
 	3,  // 3: holdfast.v1.Node.addresses:type_name -> holdfast.v1.Addresses
-	8,  // 4: holdfast.v1.ListObjectsResponse.objects:type_name -> holdfast.v1.ObjectSummary
-	11, // 5: holdfast.v1.ShowObjectResponse.entries:type_name -> holdfast.v1.Entry
-	18, // 6: holdfast.v1.ShowObjectResponse.dead_alarm:type_name -> holdfast.v1.DeadAlarm
-	16, // 7: holdfast.v1.ListAlarmsResponse.alarms:type_name -> holdfast.v1.PendingAlarm
-	18, // 8: holdfast.v1.ListDeadAlarmsResponse.alarms:type_name -> holdfast.v1.DeadAlarm
+	12, // 4: holdfast.v1.ListObjectsResponse.objects:type_name -> holdfast.v1.ObjectSummary
+	15, // 5: holdfast.v1.ShowObjectResponse.entries:type_name -> holdfast.v1.Entry
+	22, // 6: holdfast.v1.ShowObjectResponse.dead_alarm:type_name -> holdfast.v1.DeadAlarm
+	20, // 7: holdfast.v1.ListAlarmsResponse.alarms:type_name -> holdfast.v1.PendingAlarm
+	22, // 8: holdfast.v1.ListDeadAlarmsResponse.alarms:type_name -> holdfast.v1.DeadAlarm
 	0,  // 9: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
 	6,  // 10: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
-	9,  // 11: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
-	12, // 12: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
-	14, // 13: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	14, // 14: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	19, // 15: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
-	21, // 16: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
-	23, // 17: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
-	25, // 18: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
-	1,  // 19: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
-	7,  // 20: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
-	10, // 21: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
-	13, // 22: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
-	15, // 23: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
-	17, // 24: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
-	20, // 25: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
-	22, // 26: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
-	24, // 27: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
-	26, // 28: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
-	19, // [19:29] is the sub-list for method output_type
-	9,  // [9:19] is the sub-list for method input_type
+	13, // 11: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
+	16, // 12: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
+	18, // 13: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	18, // 14: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	23, // 15: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
+	25, // 16: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
+	7,  // 17: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
+	9,  // 18: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
+	27, // 19: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
+	29, // 20: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
+	1,  // 21: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
+	11, // 22: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
+	14, // 23: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
+	17, // 24: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
+	19, // 25: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
+	21, // 26: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
+	24, // 27: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
+	26, // 28: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
+	8,  // 29: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
+	10, // 30: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
+	28, // 31: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	30, // 32: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
+	21, // [21:33] is the sub-list for method output_type
+	9,  // [9:21] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -2101,23 +2307,23 @@ func file_holdfast_v1_admin_proto_init() {
 	if File_holdfast_v1_admin_proto != nil {
 		return
 	}
-	file_holdfast_v1_admin_proto_msgTypes[8].OneofWrappers = []any{}
-	file_holdfast_v1_admin_proto_msgTypes[9].OneofWrappers = []any{
+	file_holdfast_v1_admin_proto_msgTypes[12].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[13].OneofWrappers = []any{
 		(*ShowObjectRequest_Name)(nil),
 		(*ShowObjectRequest_Id)(nil),
 	}
-	file_holdfast_v1_admin_proto_msgTypes[10].OneofWrappers = []any{}
-	file_holdfast_v1_admin_proto_msgTypes[12].OneofWrappers = []any{
+	file_holdfast_v1_admin_proto_msgTypes[14].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[16].OneofWrappers = []any{
 		(*EvictObjectRequest_Name)(nil),
 		(*EvictObjectRequest_Id)(nil),
 	}
-	file_holdfast_v1_admin_proto_msgTypes[16].OneofWrappers = []any{}
-	file_holdfast_v1_admin_proto_msgTypes[18].OneofWrappers = []any{}
-	file_holdfast_v1_admin_proto_msgTypes[19].OneofWrappers = []any{
+	file_holdfast_v1_admin_proto_msgTypes[20].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[22].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[23].OneofWrappers = []any{
 		(*RearmAlarmRequest_Name)(nil),
 		(*RearmAlarmRequest_Id)(nil),
 	}
-	file_holdfast_v1_admin_proto_msgTypes[21].OneofWrappers = []any{
+	file_holdfast_v1_admin_proto_msgTypes[25].OneofWrappers = []any{
 		(*DiscardAlarmRequest_Name)(nil),
 		(*DiscardAlarmRequest_Id)(nil),
 	}
@@ -2127,7 +2333,7 @@ func file_holdfast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_admin_proto_rawDesc), len(file_holdfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

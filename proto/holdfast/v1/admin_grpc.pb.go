@@ -27,6 +27,8 @@ const (
 	Admin_ListDeadAlarms_FullMethodName = "/holdfast.v1.Admin/ListDeadAlarms"
 	Admin_RearmAlarm_FullMethodName     = "/holdfast.v1.Admin/RearmAlarm"
 	Admin_DiscardAlarm_FullMethodName   = "/holdfast.v1.Admin/DiscardAlarm"
+	Admin_RenameClass_FullMethodName    = "/holdfast.v1.Admin/RenameClass"
+	Admin_DeleteClass_FullMethodName    = "/holdfast.v1.Admin/DeleteClass"
 	Admin_RemoveNode_FullMethodName     = "/holdfast.v1.Admin/RemoveNode"
 	Admin_DrainNode_FullMethodName      = "/holdfast.v1.Admin/DrainNode"
 )
@@ -56,6 +58,13 @@ type AdminClient interface {
 	RearmAlarm(ctx context.Context, in *RearmAlarmRequest, opts ...grpc.CallOption) (*RearmAlarmResponse, error)
 	// DiscardAlarm forgets a dead alarm.
 	DiscardAlarm(ctx context.Context, in *DiscardAlarmRequest, opts ...grpc.CallOption) (*DiscardAlarmResponse, error)
+	// RenameClass gives a class another name. Its objects stay as they are, with their ids. Nodes whose
+	// programs have the class under its former name run it on.
+	RenameClass(ctx context.Context, in *RenameClassRequest, opts ...grpc.CallOption) (*RenameClassResponse, error)
+	// DeleteClass deletes a class and everything that its objects have stored. It returns when that is
+	// recorded, and calls are refused from then on; ListObjects with unique_key shows what is left. A class
+	// that is made later under the same name begins with nothing.
+	DeleteClass(ctx context.Context, in *DeleteClassRequest, opts ...grpc.CallOption) (*DeleteClassResponse, error)
 	// RemoveNode moves every replica off a node and then bars it for good. It returns when the
 	// removal is recorded; Status shows how far it is.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
@@ -153,6 +162,26 @@ func (c *adminClient) DiscardAlarm(ctx context.Context, in *DiscardAlarmRequest,
 	return out, nil
 }
 
+func (c *adminClient) RenameClass(ctx context.Context, in *RenameClassRequest, opts ...grpc.CallOption) (*RenameClassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenameClassResponse)
+	err := c.cc.Invoke(ctx, Admin_RenameClass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) DeleteClass(ctx context.Context, in *DeleteClassRequest, opts ...grpc.CallOption) (*DeleteClassResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteClassResponse)
+	err := c.cc.Invoke(ctx, Admin_DeleteClass_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNodeResponse)
@@ -198,6 +227,13 @@ type AdminServer interface {
 	RearmAlarm(context.Context, *RearmAlarmRequest) (*RearmAlarmResponse, error)
 	// DiscardAlarm forgets a dead alarm.
 	DiscardAlarm(context.Context, *DiscardAlarmRequest) (*DiscardAlarmResponse, error)
+	// RenameClass gives a class another name. Its objects stay as they are, with their ids. Nodes whose
+	// programs have the class under its former name run it on.
+	RenameClass(context.Context, *RenameClassRequest) (*RenameClassResponse, error)
+	// DeleteClass deletes a class and everything that its objects have stored. It returns when that is
+	// recorded, and calls are refused from then on; ListObjects with unique_key shows what is left. A class
+	// that is made later under the same name begins with nothing.
+	DeleteClass(context.Context, *DeleteClassRequest) (*DeleteClassResponse, error)
 	// RemoveNode moves every replica off a node and then bars it for good. It returns when the
 	// removal is recorded; Status shows how far it is.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
@@ -238,6 +274,12 @@ func (UnimplementedAdminServer) RearmAlarm(context.Context, *RearmAlarmRequest) 
 }
 func (UnimplementedAdminServer) DiscardAlarm(context.Context, *DiscardAlarmRequest) (*DiscardAlarmResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiscardAlarm not implemented")
+}
+func (UnimplementedAdminServer) RenameClass(context.Context, *RenameClassRequest) (*RenameClassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenameClass not implemented")
+}
+func (UnimplementedAdminServer) DeleteClass(context.Context, *DeleteClassRequest) (*DeleteClassResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteClass not implemented")
 }
 func (UnimplementedAdminServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
@@ -410,6 +452,42 @@ func _Admin_DiscardAlarm_Handler(srv interface{}, ctx context.Context, dec func(
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_RenameClass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenameClassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).RenameClass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_RenameClass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).RenameClass(ctx, req.(*RenameClassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_DeleteClass_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteClassRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).DeleteClass(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_DeleteClass_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).DeleteClass(ctx, req.(*DeleteClassRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Admin_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveNodeRequest)
 	if err := dec(in); err != nil {
@@ -484,6 +562,14 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DiscardAlarm",
 			Handler:    _Admin_DiscardAlarm_Handler,
+		},
+		{
+			MethodName: "RenameClass",
+			Handler:    _Admin_RenameClass_Handler,
+		},
+		{
+			MethodName: "DeleteClass",
+			Handler:    _Admin_DeleteClass_Handler,
 		},
 		{
 			MethodName: "RemoveNode",

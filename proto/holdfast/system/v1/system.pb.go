@@ -133,7 +133,10 @@ type Facts struct {
 	DrainedNodes []uint64 `protobuf:"fixed64,4,rep,packed,name=drained_nodes,json=drainedNodes,proto3" json:"drained_nodes,omitempty"`
 	// Node ids, of removed nodes without which shards were recovered: whatever they come back with is
 	// refused.
-	LostNodes     []uint64 `protobuf:"fixed64,5,rep,packed,name=lost_nodes,json=lostNodes,proto3" json:"lost_nodes,omitempty"`
+	LostNodes []uint64 `protobuf:"fixed64,5,rep,packed,name=lost_nodes,json=lostNodes,proto3" json:"lost_nodes,omitempty"`
+	// Unique keys of deleted classes. What their objects have stored is being deleted, or is; no class
+	// ever has such a key again.
+	EndedKeys     []string `protobuf:"bytes,6,rep,name=ended_keys,json=endedKeys,proto3" json:"ended_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -203,11 +206,20 @@ func (x *Facts) GetLostNodes() []uint64 {
 	return nil
 }
 
+func (x *Facts) GetEndedKeys() []string {
+	if x != nil {
+		return x.EndedKeys
+	}
+	return nil
+}
+
 type Class struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
-	UniqueKey     string                 `protobuf:"bytes,3,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Service   string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	UniqueKey string                 `protobuf:"bytes,3,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	// Names that it had before. A node whose program registers the class under one of them runs it.
+	FormerNames   []string `protobuf:"bytes,4,rep,name=former_names,json=formerNames,proto3" json:"former_names,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -263,6 +275,120 @@ func (x *Class) GetUniqueKey() string {
 	return ""
 }
 
+func (x *Class) GetFormerNames() []string {
+	if x != nil {
+		return x.FormerNames
+	}
+	return nil
+}
+
+// ClassChange renames a class (from, to), deletes it with everything that its objects have stored (from
+// alone), or creates it (to alone).
+type ClassChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	From  string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
+	To    string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// Of a class that is created; may be empty.
+	Service       string `protobuf:"bytes,3,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClassChange) Reset() {
+	*x = ClassChange{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClassChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClassChange) ProtoMessage() {}
+
+func (x *ClassChange) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClassChange.ProtoReflect.Descriptor instead.
+func (*ClassChange) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ClassChange) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *ClassChange) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *ClassChange) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type ChangeClassesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changes       []*ClassChange         `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeClassesRequest) Reset() {
+	*x = ChangeClassesRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeClassesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeClassesRequest) ProtoMessage() {}
+
+func (x *ChangeClassesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeClassesRequest.ProtoReflect.Descriptor instead.
+func (*ChangeClassesRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ChangeClassesRequest) GetChanges() []*ClassChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
 type RegisterClassesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Classes       []*Class               `protobuf:"bytes,1,rep,name=classes,proto3" json:"classes,omitempty"`
@@ -272,7 +398,7 @@ type RegisterClassesRequest struct {
 
 func (x *RegisterClassesRequest) Reset() {
 	*x = RegisterClassesRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -284,7 +410,7 @@ func (x *RegisterClassesRequest) String() string {
 func (*RegisterClassesRequest) ProtoMessage() {}
 
 func (x *RegisterClassesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -297,7 +423,7 @@ func (x *RegisterClassesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterClassesRequest.ProtoReflect.Descriptor instead.
 func (*RegisterClassesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RegisterClassesRequest) GetClasses() []*Class {
@@ -318,7 +444,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +456,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +469,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RemoveNodeRequest) GetNode() uint64 {
@@ -371,7 +497,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -383,7 +509,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -396,7 +522,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DrainNodeRequest) GetNode() uint64 {
@@ -422,7 +548,7 @@ type RaiseFeatureLevelRequest struct {
 
 func (x *RaiseFeatureLevelRequest) Reset() {
 	*x = RaiseFeatureLevelRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -434,7 +560,7 @@ func (x *RaiseFeatureLevelRequest) String() string {
 func (*RaiseFeatureLevelRequest) ProtoMessage() {}
 
 func (x *RaiseFeatureLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -447,7 +573,7 @@ func (x *RaiseFeatureLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFeatureLevelRequest.ProtoReflect.Descriptor instead.
 func (*RaiseFeatureLevelRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RaiseFeatureLevelRequest) GetLevel() uint32 {
@@ -466,19 +592,28 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x0eknown_revision\x18\x01 \x01(\x04R\rknownRevision\"\\\n" +
 	"\rFactsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
-	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\xca\x01\n" +
+	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\xe9\x01\n" +
 	"\x05Facts\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x123\n" +
 	"\aclasses\x18\x02 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\x12#\n" +
 	"\rremoved_nodes\x18\x03 \x03(\x06R\fremovedNodes\x12#\n" +
 	"\rdrained_nodes\x18\x04 \x03(\x06R\fdrainedNodes\x12\x1d\n" +
 	"\n" +
-	"lost_nodes\x18\x05 \x03(\x06R\tlostNodes\"T\n" +
+	"lost_nodes\x18\x05 \x03(\x06R\tlostNodes\x12\x1d\n" +
+	"\n" +
+	"ended_keys\x18\x06 \x03(\tR\tendedKeys\"w\n" +
 	"\x05Class\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
 	"\n" +
-	"unique_key\x18\x03 \x01(\tR\tuniqueKey\"M\n" +
+	"unique_key\x18\x03 \x01(\tR\tuniqueKey\x12!\n" +
+	"\fformer_names\x18\x04 \x03(\tR\vformerNames\"K\n" +
+	"\vClassChange\x12\x12\n" +
+	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
+	"\aservice\x18\x03 \x01(\tR\aservice\"Q\n" +
+	"\x14ChangeClassesRequest\x129\n" +
+	"\achanges\x18\x01 \x03(\v2\x1f.holdfast.system.v1.ClassChangeR\achanges\"M\n" +
 	"\x16RegisterClassesRequest\x123\n" +
 	"\aclasses\x18\x01 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\";\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
@@ -488,13 +623,14 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"0\n" +
 	"\x18RaiseFeatureLevelRequest\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\rR\x05level2\xcc\x03\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level2\xaa\x04\n" +
 	"\x06System\x12L\n" +
 	"\x05Facts\x12 .holdfast.system.v1.FactsRequest\x1a!.holdfast.system.v1.FactsResponse\x12`\n" +
 	"\x0fRegisterClasses\x12*.holdfast.system.v1.RegisterClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12V\n" +
 	"\n" +
 	"RemoveNode\x12%.holdfast.system.v1.RemoveNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12T\n" +
-	"\tDrainNode\x12$.holdfast.system.v1.DrainNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12d\n" +
+	"\tDrainNode\x12$.holdfast.system.v1.DrainNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12\\\n" +
+	"\rChangeClasses\x12(.holdfast.system.v1.ChangeClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12d\n" +
 	"\x11RaiseFeatureLevel\x12,.holdfast.system.v1.RaiseFeatureLevelRequest\x1a!.holdfast.system.v1.FactsResponseBCZAgithub.com/holdfast-io/holdfast/proto/holdfast/system/v1;systemv1b\x06proto3"
 
 var (
@@ -509,36 +645,41 @@ func file_holdfast_system_v1_system_proto_rawDescGZIP() []byte {
 	return file_holdfast_system_v1_system_proto_rawDescData
 }
 
-var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_holdfast_system_v1_system_proto_goTypes = []any{
 	(*FactsRequest)(nil),             // 0: holdfast.system.v1.FactsRequest
 	(*FactsResponse)(nil),            // 1: holdfast.system.v1.FactsResponse
 	(*Facts)(nil),                    // 2: holdfast.system.v1.Facts
 	(*Class)(nil),                    // 3: holdfast.system.v1.Class
-	(*RegisterClassesRequest)(nil),   // 4: holdfast.system.v1.RegisterClassesRequest
-	(*RemoveNodeRequest)(nil),        // 5: holdfast.system.v1.RemoveNodeRequest
-	(*DrainNodeRequest)(nil),         // 6: holdfast.system.v1.DrainNodeRequest
-	(*RaiseFeatureLevelRequest)(nil), // 7: holdfast.system.v1.RaiseFeatureLevelRequest
+	(*ClassChange)(nil),              // 4: holdfast.system.v1.ClassChange
+	(*ChangeClassesRequest)(nil),     // 5: holdfast.system.v1.ChangeClassesRequest
+	(*RegisterClassesRequest)(nil),   // 6: holdfast.system.v1.RegisterClassesRequest
+	(*RemoveNodeRequest)(nil),        // 7: holdfast.system.v1.RemoveNodeRequest
+	(*DrainNodeRequest)(nil),         // 8: holdfast.system.v1.DrainNodeRequest
+	(*RaiseFeatureLevelRequest)(nil), // 9: holdfast.system.v1.RaiseFeatureLevelRequest
 }
 var file_holdfast_system_v1_system_proto_depIdxs = []int32{
-	2, // 0: holdfast.system.v1.FactsResponse.facts:type_name -> holdfast.system.v1.Facts
-	3, // 1: holdfast.system.v1.Facts.classes:type_name -> holdfast.system.v1.Class
-	3, // 2: holdfast.system.v1.RegisterClassesRequest.classes:type_name -> holdfast.system.v1.Class
-	0, // 3: holdfast.system.v1.System.Facts:input_type -> holdfast.system.v1.FactsRequest
-	4, // 4: holdfast.system.v1.System.RegisterClasses:input_type -> holdfast.system.v1.RegisterClassesRequest
-	5, // 5: holdfast.system.v1.System.RemoveNode:input_type -> holdfast.system.v1.RemoveNodeRequest
-	6, // 6: holdfast.system.v1.System.DrainNode:input_type -> holdfast.system.v1.DrainNodeRequest
-	7, // 7: holdfast.system.v1.System.RaiseFeatureLevel:input_type -> holdfast.system.v1.RaiseFeatureLevelRequest
-	1, // 8: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
-	1, // 9: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
-	1, // 10: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
-	1, // 11: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
-	1, // 12: holdfast.system.v1.System.RaiseFeatureLevel:output_type -> holdfast.system.v1.FactsResponse
-	8, // [8:13] is the sub-list for method output_type
-	3, // [3:8] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2,  // 0: holdfast.system.v1.FactsResponse.facts:type_name -> holdfast.system.v1.Facts
+	3,  // 1: holdfast.system.v1.Facts.classes:type_name -> holdfast.system.v1.Class
+	4,  // 2: holdfast.system.v1.ChangeClassesRequest.changes:type_name -> holdfast.system.v1.ClassChange
+	3,  // 3: holdfast.system.v1.RegisterClassesRequest.classes:type_name -> holdfast.system.v1.Class
+	0,  // 4: holdfast.system.v1.System.Facts:input_type -> holdfast.system.v1.FactsRequest
+	6,  // 5: holdfast.system.v1.System.RegisterClasses:input_type -> holdfast.system.v1.RegisterClassesRequest
+	7,  // 6: holdfast.system.v1.System.RemoveNode:input_type -> holdfast.system.v1.RemoveNodeRequest
+	8,  // 7: holdfast.system.v1.System.DrainNode:input_type -> holdfast.system.v1.DrainNodeRequest
+	5,  // 8: holdfast.system.v1.System.ChangeClasses:input_type -> holdfast.system.v1.ChangeClassesRequest
+	9,  // 9: holdfast.system.v1.System.RaiseFeatureLevel:input_type -> holdfast.system.v1.RaiseFeatureLevelRequest
+	1,  // 10: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 11: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 12: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 13: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 14: holdfast.system.v1.System.ChangeClasses:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 15: holdfast.system.v1.System.RaiseFeatureLevel:output_type -> holdfast.system.v1.FactsResponse
+	10, // [10:16] is the sub-list for method output_type
+	4,  // [4:10] is the sub-list for method input_type
+	4,  // [4:4] is the sub-list for extension type_name
+	4,  // [4:4] is the sub-list for extension extendee
+	0,  // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_system_v1_system_proto_init() }
@@ -552,7 +693,7 @@ func file_holdfast_system_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_system_v1_system_proto_rawDesc), len(file_holdfast_system_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -26,6 +26,7 @@ const (
 	System_RegisterClasses_FullMethodName   = "/holdfast.system.v1.System/RegisterClasses"
 	System_RemoveNode_FullMethodName        = "/holdfast.system.v1.System/RemoveNode"
 	System_DrainNode_FullMethodName         = "/holdfast.system.v1.System/DrainNode"
+	System_ChangeClasses_FullMethodName     = "/holdfast.system.v1.System/ChangeClasses"
 	System_RaiseFeatureLevel_FullMethodName = "/holdfast.system.v1.System/RaiseFeatureLevel"
 )
 
@@ -43,6 +44,8 @@ type SystemClient interface {
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 	// DrainNode says that a node is to own nothing, or that it may again.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*FactsResponse, error)
+	// ChangeClasses renames, deletes and creates classes: all of what it is asked, or nothing.
+	ChangeClasses(ctx context.Context, in *ChangeClassesRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 	// RaiseFeatureLevel says that every node of the cluster knows the level.
 	RaiseFeatureLevel(ctx context.Context, in *RaiseFeatureLevelRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 }
@@ -95,6 +98,16 @@ func (c *systemClient) DrainNode(ctx context.Context, in *DrainNodeRequest, opts
 	return out, nil
 }
 
+func (c *systemClient) ChangeClasses(ctx context.Context, in *ChangeClassesRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FactsResponse)
+	err := c.cc.Invoke(ctx, System_ChangeClasses_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *systemClient) RaiseFeatureLevel(ctx context.Context, in *RaiseFeatureLevelRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(FactsResponse)
@@ -119,6 +132,8 @@ type SystemServer interface {
 	RemoveNode(context.Context, *RemoveNodeRequest) (*FactsResponse, error)
 	// DrainNode says that a node is to own nothing, or that it may again.
 	DrainNode(context.Context, *DrainNodeRequest) (*FactsResponse, error)
+	// ChangeClasses renames, deletes and creates classes: all of what it is asked, or nothing.
+	ChangeClasses(context.Context, *ChangeClassesRequest) (*FactsResponse, error)
 	// RaiseFeatureLevel says that every node of the cluster knows the level.
 	RaiseFeatureLevel(context.Context, *RaiseFeatureLevelRequest) (*FactsResponse, error)
 	mustEmbedUnimplementedSystemServer()
@@ -142,6 +157,9 @@ func (UnimplementedSystemServer) RemoveNode(context.Context, *RemoveNodeRequest)
 }
 func (UnimplementedSystemServer) DrainNode(context.Context, *DrainNodeRequest) (*FactsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedSystemServer) ChangeClasses(context.Context, *ChangeClassesRequest) (*FactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ChangeClasses not implemented")
 }
 func (UnimplementedSystemServer) RaiseFeatureLevel(context.Context, *RaiseFeatureLevelRequest) (*FactsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RaiseFeatureLevel not implemented")
@@ -239,6 +257,24 @@ func _System_DrainNode_Handler(srv interface{}, ctx context.Context, dec func(in
 	return interceptor(ctx, in, info, handler)
 }
 
+func _System_ChangeClasses_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ChangeClassesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).ChangeClasses(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_ChangeClasses_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).ChangeClasses(ctx, req.(*ChangeClassesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _System_RaiseFeatureLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RaiseFeatureLevelRequest)
 	if err := dec(in); err != nil {
@@ -279,6 +315,10 @@ var System_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DrainNode",
 			Handler:    _System_DrainNode_Handler,
+		},
+		{
+			MethodName: "ChangeClasses",
+			Handler:    _System_ChangeClasses_Handler,
 		},
 		{
 			MethodName: "RaiseFeatureLevel",
