@@ -26,6 +26,9 @@ func TestMemoryLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if raceEnabled && (name == "json" || name == "bigint") {
+				t.Skip("too slow with the race detector")
+			}
 			e := newEngine(t, quickjs.Options{MemoryMax: 4 << 20, TimeMax: 60 * time.Second})
 			enter(t, e, func() error {
 				bytes := e.Function("bytes", 0, func(e *quickjs.Engine, _ quickjs.Value, _ quickjs.Args) (quickjs.Value, error) {
