@@ -115,6 +115,11 @@ func TestDeepRecursion(t *testing.T) {
 		"json":    `let j = "[".repeat(100000) + "]".repeat(100000); JSON.parse(j)`,
 		"regexp":  `new RegExp("(".repeat(100000) + ")".repeat(100000))`,
 		"nested":  `eval("[".repeat(100000))`,
+		"proxies": `let p = {}; for (let i = 0; i < 20000; i++) p = new Proxy(p, {}); p.x`,
+		"values":  `let a = []; for (let i = 0; i < 20000; i++) a = [a]; JSON.stringify(a)`,
+		"join":    `let j = []; for (let i = 0; i < 20000; i++) j = [j]; String(j)`,
+		"yields":  `function* g(n) { if (n) yield* g(n - 1) } [...g(20000)]`,
+		"classes": `let C = class {}; for (let i = 0; i < 10000; i++) C = class extends C {}; new C`,
 		"string":  `class X { toString() { return String(this) } } String(new X)`,
 	} {
 		t.Run(name, func(t *testing.T) {
