@@ -26,6 +26,9 @@ func TestMemoryLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if raceEnabled && (name == "json" || name == "bigint") {
+				t.Skip("too slow with the race detector")
+			}
 			e := newEngine(t, quickjs.Options{MemoryMax: 4 << 20, TimeMax: 60 * time.Second})
 			enter(t, e, func() error {
 				bytes := e.Function("bytes", 0, func(e *quickjs.Engine, _ quickjs.Value, _ quickjs.Args) (quickjs.Value, error) {
@@ -112,6 +115,11 @@ func TestDeepRecursion(t *testing.T) {
 		"json":    `let j = "[".repeat(100000) + "]".repeat(100000); JSON.parse(j)`,
 		"regexp":  `new RegExp("(".repeat(100000) + ")".repeat(100000))`,
 		"nested":  `eval("[".repeat(100000))`,
+		"proxies": `let p = {}; for (let i = 0; i < 20000; i++) p = new Proxy(p, {}); p.x`,
+		"values":  `let a = []; for (let i = 0; i < 20000; i++) a = [a]; JSON.stringify(a)`,
+		"join":    `let j = []; for (let i = 0; i < 20000; i++) j = [j]; String(j)`,
+		"yields":  `function* g(n) { if (n) yield* g(n - 1) } [...g(20000)]`,
+		"classes": `let C = class {}; for (let i = 0; i < 10000; i++) C = class extends C {}; new C`,
 		"string":  `class X { toString() { return String(this) } } String(new X)`,
 	} {
 		t.Run(name, func(t *testing.T) {

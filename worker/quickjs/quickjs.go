@@ -93,8 +93,9 @@ type Engine struct {
 	busy atomic.Bool                // a goroutine is in Enter or Close
 	stop atomic.Pointer[stopReason] // why the JavaScript of this entry has to stop
 
-	interrupts sync.Mutex // guards entered, and that stop is set in entries alone
-	entered    bool
+	interrupts sync.Mutex  // guards the next two, and that stop is set in entries alone
+	entered    bool        // the engine's memory is there, and JavaScript may be running
+	watch      *time.Timer // calls look
 
 	// The rest belongs to the goroutine that is in the engine.
 	lost     bool
@@ -148,6 +149,8 @@ var useUTC = sync.OnceFunc(func() {
 func New(options Options) (*Engine, error) {
 	useUTC()
 	e := &Engine{options: options, tls: libc.NewTLS(), atoms: make(map[string]lib.TJSAtom), names: make(map[lib.TJSAtom]string), modules: make(map[uintptr]map[string]lib.TJSValue)}
+	e.watch = time.AfterFunc(lookEvery, e.look)
+	e.watch.Stop()
 	engines.Store(e.tls, e)
 	if err := e.start(); err != nil {
 		return nil, errors.Join(fmt.Errorf("make a JavaScript engine: %w", err), e.Close())
@@ -237,15 +240,8 @@ func (e *Engine) Enter(f func() error) error {
 	case e.lost:
 		return ErrLost
 	}
-	e.interrupts.Lock()
-	e.entered = true
-	e.interrupts.Unlock()
-	defer func() {
-		e.interrupts.Lock()
-		e.entered = false
-		e.stop.Store(nil)
-		e.interrupts.Unlock()
-	}()
+	e.beginEntry()
+	defer e.endEntry()
 	e.clock.start(e.options.TimeMax)
 	return e.guard(func() error {
 		e.freeDead()
@@ -325,8 +321,48 @@ func (e *Engine) Interrupt(reason error) {
 	}
 	e.interrupts.Lock()
 	defer e.interrupts.Unlock()
-	if e.entered {
-		e.stop.CompareAndSwap(nil, &stopReason{err: reason})
+	if e.entered && e.stop.CompareAndSwap(nil, &stopReason{err: reason}) {
+		e.watch.Reset(0)
+	}
+}
+
+// How often look is called: while all is well, and when JavaScript has to end.
+const (
+	lookEvery  = 250 * time.Millisecond
+	lookUrgent = 10 * time.Millisecond
+)
+
+func (e *Engine) beginEntry() {
+	e.interrupts.Lock()
+	defer e.interrupts.Unlock()
+	e.entered = true
+	if limit := e.options.TimeMax; limit > 0 {
+		e.watch.Reset(min(limit, lookEvery))
+	}
+}
+
+func (e *Engine) endEntry() {
+	e.interrupts.Lock()
+	defer e.interrupts.Unlock()
+	e.entered = false
+	e.stop.Store(nil)
+	e.watch.Stop()
+}
+
+// look has the engine call onInterrupt at the next occasion, instead of after many: those may be far from one another,
+// when each is a search through millions of elements. The engine counts down at the same time, and may overwrite it.
+func (e *Engine) look() {
+	e.interrupts.Lock()
+	defer e.interrupts.Unlock()
+	if !e.entered {
+		return
+	}
+	atomic.StoreInt32(&at[lib.TJSContext](e.ctx).Finterrupt_counter, 0)
+	switch limit := e.options.TimeMax; {
+	case e.stop.Load() != nil:
+		e.watch.Reset(lookUrgent)
+	case limit > 0:
+		e.watch.Reset(min(limit, lookEvery))
 	}
 }
 

@@ -356,6 +356,7 @@ func TestEndlessLoopsAreStopped(t *testing.T) {
 		"jobs":         `(async () => { for (;;) await null })()`,
 		"getter":       `({ get x() { for (;;) {} } }).x`,
 		"sort":         `Array.from({length: 1e6}, () => 1).sort(() => { for (;;) {} })`,
+		"slow steps":   `const a = new Array(1e6).fill(0); for (;;) a.indexOf(1)`,
 		"constructor":  `new Proxy({}, { get() { for (;;) {} } }).a`,
 	} {
 		t.Run(name, func(t *testing.T) {
