@@ -1,6 +1,7 @@
 package actor
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -272,6 +273,34 @@ func TestRequestLogKeepsTheNewest(t *testing.T) {
 			found := slices.ContainsFunc(slots, func(s uint16) bool { return b.store[s].ID == fmt.Sprintf("r%d", j) })
 			if kept != found {
 				t.Fatalf("after %d: %d is kept: %v, found: %v", i, j, kept, found)
+			}
+		}
+	}
+}
+
+// An object that ends forgets the ids of its calls, and leaves no key behind; the call that ends it may
+// have one, too.
+func TestAnObjectThatHasRequestIDsEnds(t *testing.T) {
+	t.Parallel()
+	w := newPlainWorld(t)
+	for _, id := range []string{"", "that ends it"} {
+		for _, end := range []func(s *Storage) error{(*Storage).DeleteAll, func(s *Storage) error { _, err := s.Delete("k"); return err }} {
+			put := func(_ context.Context, s *State) error { return Put(s.Storage(), "k", 1) }
+			if err := <-w.request(1, "first", "", put); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-w.request(1, id, "", func(_ context.Context, s *State) error { return end(s.Storage()) }); err != nil {
+				t.Fatal(err)
+			}
+			for _, kind := range []storage.KeyKind{storage.KindRecord, storage.KindFence, storage.KindRequest, storage.KindKV} {
+				it, err := w.store.Object(0, plainRef(1)).Iter(kind, nil, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if it.First() {
+					t.Errorf("the end by %q leaves a key of kind %#x", id, byte(kind))
+				}
+				it.Close()
 			}
 		}
 	}

@@ -660,4 +660,43 @@ func TestHandOverLeavesNothingOwned(t *testing.T) {
 	}
 }
 
+// A shard goes to the node that is named, if that can own it.
+func TestTransferMovesOneShard(t *testing.T) {
+	c := newCluster(t, 4, 4)
+	const shard = 2
+	m := replica.Membership{Live: map[placement.NodeID]bool{1: true, 2: true, 3: true, 4: true}}
+	var from, outside placement.NodeID
+	for id, n := range c.nodes {
+		n.host.SetMembership(m) // Nobody wishes for anything else.
+		switch held := slices.ContainsFunc(n.host.Status(), func(s replica.ShardStatus) bool { return s.Shard == shard }); {
+		case n.owner.term(shard) != 0:
+			from = id
+		case !held:
+			outside = id
+		}
+	}
+	owned := c.nodes[from].owner.count()
+	for id, n := range c.nodes {
+		if err := n.host.Transfer(t.Context(), shard, outside); err == nil {
+			t.Errorf("node %d hands the shard to %d, which has no replica", id, outside)
+		}
+		if err := n.host.Transfer(t.Context(), shard, from); err == nil {
+			t.Errorf("node %d hands the shard to its owner", id)
+		}
+	}
+	for id := range c.nodes {
+		if id == from || id == outside {
+			continue
+		}
+		if err := c.nodes[from].host.Transfer(t.Context(), shard, id); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "the heir to own the shard", func() bool { return c.nodes[id].owner.term(shard) != 0 })
+		if got := c.nodes[from].owner.count(); got != owned-1 {
+			t.Errorf("node %d owned %d shards, and owns %d", from, owned, got)
+		}
+		return
+	}
+}
+
 var _ = io.EOF

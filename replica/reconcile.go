@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -202,6 +203,43 @@ func (h *Host) beginTransfer(g *Group, node placement.NodeID, handOver bool) {
 			}
 		})
 	})
+}
+
+// Transfer begins a planned hand-over of a shard that this node owns to another node whose replica
+// votes, whatever the ring wishes; when the wish has been stable for LeaderStable, it is taken back. It
+// returns when the hand-over is under way: Leader says when it is through. One that a handler holds up
+// is given up, as any is.
+func (h *Host) Transfer(ctx context.Context, shard placement.ShardID, to placement.NodeID) error {
+	begun := make(chan error, 1)
+	if !h.control(func() { begun <- h.transferTo(shard, to) }) {
+		return errClosed
+	}
+	select {
+	case err := <-begun:
+		return err
+	case <-h.ctx.Done():
+		return errClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (h *Host) transferTo(shard placement.ShardID, to placement.NodeID) error {
+	g := h.group(shard)
+	switch {
+	case g == nil || g.failed != nil || g.ownTerm == 0:
+		return ErrNotLeader
+	case g.transfer != nil && g.transfer.node == to:
+		return nil
+	case g.transfer != nil:
+		return fmt.Errorf("shard %d is being handed over to node %s", shard, g.transfer.node)
+	}
+	v := h.viewWithoutRing(g)
+	if _, ok := v.heir([]placement.NodeID{to}, noLead); !ok {
+		return fmt.Errorf("node %s can't take shard %d over: it must have a replica that votes, lives and has caught up, and not be the owner", to, shard)
+	}
+	h.beginTransfer(g, to, false)
+	return nil
 }
 
 // tickTransfer gives a hand-over up that takes too long. A node that is stopping waits for its

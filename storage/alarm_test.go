@@ -187,6 +187,8 @@ func TestApplyStopsAtKeysItDoesNotKnow(t *testing.T) {
 		{Op: storage.OpDeleteRange, Kind: storage.KindAlarmDue, Key: make([]byte, 8)},
 		{Op: storage.OpDeleteRange, Kind: storage.KindRecord},
 		{Op: storage.OpPatch, Kind: storage.KindKV},
+		{Op: storage.OpSet, Kind: storage.KindRequest},
+		{Op: storage.OpDeleteRange, Kind: storage.KindRequest, Key: make([]byte, 2)},
 	} {
 		b := s.NewBatch()
 		seg := &storage.Segment{Object: ref(1), Term: 1, Incarnation: 1, Sequence: 1, Ops: []storage.Op{{Op: storage.OpSet, Kind: storage.KindKV}, op}}

@@ -46,7 +46,8 @@ func (op *Op) check() error {
 			return nil
 		}
 	case KindRequest:
-		if op.Op != OpDeleteRange && len(op.Key) == requestKeyBytes {
+		all := op.Op == OpDeleteRange && len(op.Key) == 0 && len(op.End) == 0
+		if all || op.Op != OpDeleteRange && len(op.Key) == requestKeyBytes {
 			return nil
 		}
 	case KindAlarmDue:

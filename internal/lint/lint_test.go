@@ -47,6 +47,7 @@ var allowed = map[string][]string{
 	"examples/all":        {"actor", "node", "examples/*"},
 	"bench":               {"*"},
 	"test/e2e":            {"*"},
+	"test/conformance":    {"*"},
 	"internal/lint":       {},
 	"internal/logtest":    {},
 
