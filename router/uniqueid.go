@@ -31,5 +31,5 @@ func (r *Router) Namespace(class string) (placement.Namespace, bool) {
 	if !known {
 		return placement.Namespace{}, false
 	}
-	return r.namespace(facts.UniqueKey), true
+	return r.classOf(facts.UniqueKey).namespace, true
 }
