@@ -243,7 +243,7 @@ func (o *object) unreadable(err error) error {
 func (o *object) expired(e *event) error {
 	call := e.call
 	if now := o.shard.manager.began.Add(e.times.begun); !call.Deadline.IsZero() && !now.Before(call.Deadline) {
-		return fault.New(fault.ObjectTimeout, "the call's deadline passed while it waited in the object's mailbox; it did not run")
+		return fault.New(fault.ObjectTimeout, "the call's deadline passed while it waited in the object's mailbox; it did not run").With(fault.LimitKey, fault.LimitMailbox)
 	}
 	if cause := call.canceledBy(); cause != nil {
 		return status.FromContextError(cause).Err()

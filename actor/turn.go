@@ -222,14 +222,14 @@ func (i *incarnation) block(ctx context.Context, what string, fn func(ctx contex
 		return over
 	}
 	if err != nil {
-		i.reset(e, errBlockFailed(what, err))
+		i.reset(e, errFailed(what, err))
 		panic(abortError{})
 	}
 	return nil
 }
 
 func errTooLong(what string, most time.Duration) *fault.Error {
-	return fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, most)
+	return fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, most).With(fault.LimitKey, what)
 }
 
 func errBlockFailed(what string, err error) *fault.Error {
@@ -287,6 +287,7 @@ func (i *incarnation) reset(e *event, err *fault.Error) {
 	others := err
 	if err.Reason != fault.ObjectReset {
 		others = fault.New(fault.ObjectReset, "of another event: %s", err.Message)
+		others.Metadata = err.Metadata
 	}
 	i.die(death{by: e, result: Result{Err: err}, begun: others, queued: others})
 }
@@ -317,5 +318,5 @@ func (i *incarnation) initialize(e *event, impl any) error {
 		e.cancel = cancel
 	}
 	i.mu.Unlock()
-	return i.block(ctx, "Init", init.Init)
+	return i.block(ctx, fault.LimitInit, init.Init)
 }

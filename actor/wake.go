@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"github.com/holdfast-io/holdfast/fault"
 )
 
 // Woken is what the instance of a class may implement to be told of a Wake that no handler takes: as an
@@ -113,7 +115,7 @@ func (s *State) Block(ctx context.Context) (end func(failed error) error, err er
 			select {
 			case <-ctx.Done():
 			case <-t.C:
-				i.reset(e, errTooLong("Block", BlockTimeMax))
+				i.reset(e, errTooLong(fault.LimitBlock, BlockTimeMax))
 			}
 		})
 		stop = cancel
@@ -127,7 +129,7 @@ func (s *State) Block(ctx context.Context) (end func(failed error) error, err er
 		}
 		stop()
 		if failed != nil {
-			i.reset(e, errBlockFailed("Block", failed))
+			i.reset(e, errFailed("Block", failed))
 		}
 		return i.exit(e, failed == nil)
 	}, nil

@@ -60,6 +60,15 @@ const (
 	KindStream = "stream"
 )
 
+// LimitKey of the metadata of an ObjectTimeout, or of an ObjectReset that follows from one, says what took too
+// long: LimitMailbox, a method, or what has a limit of its own.
+const (
+	LimitKey     = "limit"
+	LimitMailbox = "mailbox"
+	LimitBlock   = "Block"
+	LimitInit    = "Init"
+)
+
 // codeOf is the table. UNAVAILABLE means "certainly not executed" and nothing else, because
 // proxies and clients retry it by themselves.
 var codeOf = map[Reason]codes.Code{

@@ -24,3 +24,12 @@ func (r *Router) NewUniqueID(ctx context.Context, class string) (placement.Objec
 	}
 	return r.classOf(facts.UniqueKey).namespace.NewUniqueID(rand.Reader)
 }
+
+// Namespace returns the namespace of a class; false when this node does not know the class.
+func (r *Router) Namespace(class string) (placement.Namespace, bool) {
+	facts, known := r.cfg.Facts.Class(class)
+	if !known {
+		return placement.Namespace{}, false
+	}
+	return r.classOf(facts.UniqueKey).namespace, true
+}

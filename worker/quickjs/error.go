@@ -162,6 +162,17 @@ func (e *Engine) exception() error {
 	return e.Caught(e.own(v))
 }
 
+// takePanic returns the panic of a host function that no exception has come of: what can't be caught ends an
+// async function as any exception does, and all that is left of it is the promise that is rejected.
+func (e *Engine) takePanic() *PanicError {
+	p := e.panicked
+	if p != nil && e.hosts == 0 {
+		e.panicked = nil
+		return p
+	}
+	return nil
+}
+
 // ended is why all JavaScript under way has to end, or nil.
 func (e *Engine) ended() error {
 	if e.panicked != nil {

@@ -77,6 +77,10 @@ func (e *Engine) result(v lib.TJSValue) (Value, error) {
 	if isException(v) {
 		return Value{}, e.exception()
 	}
+	if p := e.takePanic(); p != nil {
+		e.free(v)
+		return Value{}, p
+	}
 	return e.own(v), nil
 }
 

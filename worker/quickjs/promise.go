@@ -89,6 +89,8 @@ func (e *Engine) RunJobs(most int) (more bool, err error) {
 		n := lib.XJS_ExecutePendingJob(e.tls, e.rt, 0)
 		if n < 0 {
 			err = e.exception()
+		} else if p := e.takePanic(); p != nil {
+			n, err = -1, p
 		}
 		e.closeScope()
 		if n <= 0 {

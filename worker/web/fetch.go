@@ -48,7 +48,7 @@ func (p *Platform) fetch(op int64, head string, body []byte, hostStream int64, s
 }
 
 func (p *Platform) beginFetch(ctx context.Context, id int64, r *outbound.Request) error {
-	op, err := p.host.Begin()
+	op, err := p.host.BeginFetch()
 	if err != nil {
 		return err
 	}

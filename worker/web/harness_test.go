@@ -201,6 +201,8 @@ func (l *loop) want(expression, want string) {
 	}
 }
 
+func (l *loop) BeginFetch() (web.Op, error) { return l.Begin() }
+
 func (l *loop) Begin() (web.Op, error) {
 	l.underWay.Add(1)
 	return l, nil

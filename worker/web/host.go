@@ -16,6 +16,8 @@ type Host interface {
 	// Begin is called when JavaScript starts something that ends later: a fetch, a read, a write. An error refuses
 	// it, and is thrown in JavaScript.
 	Begin() (Op, error)
+	// BeginFetch is Begin of what Fetch follows on.
+	BeginFetch() (Op, error)
 	// Fetch makes a request of JavaScript's: outbound.Client.Do, behind the gates that the object of op has. It is
 	// called on a goroutine of the platform's, may block, and must return soon after ctx is done.
 	Fetch(ctx context.Context, op Op, r *outbound.Request) (*outbound.Response, error)

@@ -1,0 +1,113 @@
+import { host, text } from './host.js';
+import { makeStub } from './stub.js';
+
+// nameBytesMax is how long a name may be that an object is told.
+const nameBytesMax = 1024;
+
+const make = Symbol('make');
+
+// DurableObjectId is where an object is: 32 bytes, and the name that they were made of.
+export class DurableObjectId {
+	#hex;
+
+	constructor(token, hex, name) {
+		if (token !== make) throw new TypeError('Illegal constructor');
+		this.#hex = hex;
+		if (name !== undefined) {
+			Object.defineProperty(this, 'name', { value: name, enumerable: true });
+		}
+	}
+
+	toString() {
+		return this.#hex;
+	}
+
+	equals(other) {
+		return other instanceof DurableObjectId && other.#hex === this.#hex;
+	}
+
+	get jurisdiction() {
+		return undefined;
+	}
+
+	static isId(v) {
+		return typeof v === 'object' && v !== null && #hex in v;
+	}
+}
+
+export function makeId(hex, name) {
+	return new DurableObjectId(make, hex, name);
+}
+
+// toldName is the name as the object itself knows it.
+export function toldName(name) {
+	return name === undefined || utf8Length(name) > nameBytesMax ? undefined : name;
+}
+
+function utf8Length(s) {
+	return s.length > nameBytesMax ? s.length : new TextEncoder().encode(s).length;
+}
+
+function noJurisdiction(options) {
+	if (options?.jurisdiction !== undefined && options.jurisdiction !== null) {
+		throw new Error('Jurisdiction restrictions are not implemented in Holdfast.');
+	}
+}
+
+// DurableObjectNamespace is a class as its callers see it.
+export class DurableObjectNamespace {
+	#ns; // the full name of the class
+
+	constructor(token, ns) {
+		if (token !== make) throw new TypeError('Illegal constructor');
+		this.#ns = ns;
+	}
+
+	idFromName(name) {
+		if (arguments.length === 0) {
+			throw new TypeError("Failed to execute 'idFromName' on 'DurableObjectNamespace': parameter 1 is not of type 'string'.");
+		}
+		name = text(name);
+		return makeId(host.idFromName(this.#ns, name), name);
+	}
+
+	newUniqueId(options) {
+		noJurisdiction(options);
+		return makeId(host.newUniqueId(this.#ns));
+	}
+
+	idFromString(hex) {
+		hex = text(hex);
+		if (!/^[0-9a-fA-F]{64}$/.test(hex)) {
+			throw new TypeError('Invalid Durable Object ID: must be 64 hex digits');
+		}
+		hex = hex.toLowerCase();
+		if (!host.idIsOf(this.#ns, hex)) {
+			throw new TypeError('Durable Object ID is not valid for this namespace.');
+		}
+		return makeId(hex);
+	}
+
+	get(id, options) {
+		if (!DurableObjectId.isId(id)) {
+			throw new TypeError("Failed to execute 'get' on 'DurableObjectNamespace': parameter 1 is not of type 'DurableObjectId'.");
+		}
+		if (options?.routingMode !== undefined && options.routingMode !== 'primary-only') {
+			throw new RangeError(`unknown routingMode: ${options.routingMode}`);
+		}
+		return makeStub(this.#ns, id);
+	}
+
+	getByName(name, options) {
+		return this.get(this.idFromName(name), options);
+	}
+
+	jurisdiction(jurisdiction) {
+		noJurisdiction({ jurisdiction });
+		return this;
+	}
+}
+
+export function makeNamespace(ns) {
+	return new DurableObjectNamespace(make, ns);
+}

@@ -1,0 +1,85 @@
+// The receiving side of RPC: what of a worker's instances others reach.
+
+import { RpcTarget } from './classes.js';
+import { isStub, pathOf } from './stub.js';
+
+const reserved = new Set([
+	'alarm', 'connect', 'constructor', 'dup', 'email', 'fetch', 'queue', 'scheduled', 'tail', 'tailStream', 'test', 'trace',
+	'webSocketClose', 'webSocketError', 'webSocketMessage',
+]);
+
+const missing = (name) => new TypeError(`The RPC receiver does not implement the method "${name}".`);
+
+// ofClass returns what a class gives its instances under a name, and nothing that an instance has itself.
+function ofClass(instance, name, base) {
+	for (let p = Object.getPrototypeOf(instance); p && p !== base.prototype && p !== Object.prototype; p = Object.getPrototypeOf(p)) {
+		const d = Object.getOwnPropertyDescriptor(p, name);
+		if (d) return d.get ? d.get.call(instance) : d.value;
+	}
+	throw missing(name);
+}
+
+// first follows the first name of a path, from an instance that extends base.
+function first(instance, name, base) {
+	if (reserved.has(name)) {
+		throw new TypeError(`'${name}' is a reserved method and cannot be called over RPC.`);
+	}
+	return ofClass(instance, name, base);
+}
+
+// next follows a further one, from what the worker has there.
+function next(holder, name) {
+	if (holder instanceof RpcTarget) return ofClass(holder, name, RpcTarget);
+	if (isStub(holder)) return holder[name];
+	if (typeof holder === 'object' && holder !== null && Object.hasOwn(holder, name)) return holder[name];
+	throw missing(name);
+}
+
+// noRpc says why an instance can't be called.
+function noRpc(base) {
+	const kind = base.name === 'DurableObject' ? 'Durable Object' : 'Worker';
+	return new TypeError(
+		`The receiving ${kind} does not support RPC, because its class was not declared with \`extends ${base.name}\`. In order to enable RPC, make sure your class extends the special class \`${base.name}\`, which can be imported from the module "cloudflare:workers".`,
+	);
+}
+
+function check(instance, base) {
+	if (!(instance instanceof base)) throw noRpc(base);
+}
+
+// settled makes a promise of what is to be waited for, and leaves all else as it is.
+const settled = (v) => ((typeof v === 'object' || typeof v === 'function') && v !== null && typeof v.then === 'function' ? Promise.resolve(v) : v);
+
+// invoke calls the method at a path of an instance.
+export function invoke(instance, base, method, args) {
+	check(instance, base);
+	const path = pathOf(method);
+	const value = first(instance, path[0], base);
+	if (path.length === 1) return settled(apply(value, instance, path, args));
+	return invokeDeep(value, path, args);
+}
+
+async function invokeDeep(value, path, args) {
+	let holder;
+	for (const name of path.slice(1)) {
+		holder = await value;
+		value = next(holder, name);
+	}
+	return apply(value, holder, path, args);
+}
+
+function apply(value, holder, path, args) {
+	if (typeof value !== 'function') {
+		throw new TypeError(`"${path.at(-1)}" is not a function.`);
+	}
+	return Reflect.apply(value, holder, args);
+}
+
+// read reads what is at a path of an instance.
+export async function read(instance, base, method) {
+	check(instance, base);
+	const [name, ...rest] = pathOf(method);
+	let value = await first(instance, name, base);
+	for (const name of rest) value = await next(value, name);
+	return value;
+}

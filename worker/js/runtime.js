@@ -1,0 +1,96 @@
+// The Durable Object side of a worker, inside its engine. What is here makes the module
+// cloudflare:workers, builds env, and holds the instances; it decides nothing about turns, gates or
+// storage, which are Go's.
+
+import { DurableObject, EmailMessage, RpcTarget, WorkerEntrypoint, WorkflowEntrypoint } from './classes.js';
+import { makeError, thrown } from './errors.js';
+import { host, setHost } from './host.js';
+import { makeId, makeNamespace, toldName } from './ids.js';
+import { invoke, read } from './receive.js';
+import { defer, DurableObjectState, ExecutionContext } from './state.js';
+import { RpcStub } from './stub.js';
+
+const env = {};
+const exports = {};
+const instances = new Map(); // by their objects' numbers
+let worker; // the bundle's module
+
+// handler finds what a worker's default export has under a name.
+function handler(name, ctx) {
+	const main = worker.default;
+	if (typeof main === 'function' && main.prototype instanceof WorkerEntrypoint) {
+		const instance = new main(ctx, env);
+		return typeof instance[name] === 'function' ? (arg) => instance[name](arg) : undefined;
+	}
+	return typeof main?.[name] === 'function' ? (arg) => main[name](arg, env, ctx) : undefined;
+}
+
+async function answer(fetch, request) {
+	if (!fetch) throw new Error('Handler does not export a fetch() function.');
+	return fetch(request);
+}
+
+const has = (Class, method) => typeof Class?.prototype?.[method] === 'function';
+
+// What Go calls.
+export const runtime = {
+	// start is called once, before the bundle's module is loaded: with what Go gives, and with what the worker is
+	// bound to: namespaces and its own classes by the classes' full names, and variables.
+	start(given, namespaces, vars, classes) {
+		setHost(given);
+		for (const [name, ns] of Object.entries(namespaces)) env[name] = makeNamespace(ns);
+		Object.assign(env, vars);
+		for (const [name, ns] of Object.entries(classes)) exports[name] = makeNamespace(ns);
+		return {
+			DurableObject, EmailMessage, WorkerEntrypoint, RpcTarget, RpcStub, WorkflowEntrypoint, env, exports, waitUntil: defer,
+		};
+	},
+
+	// load is told the bundle's module, and says of some of its classes what they have.
+	load(module, classes) {
+		worker = module;
+		return classes.map((name) => {
+			if (typeof worker[name] !== 'function') throw new TypeError(`The worker does not export the class "${name}".`);
+			return { alarm: has(worker[name], 'alarm'), preShutdown: has(worker[name], 'preShutdown') };
+		});
+	},
+
+	construct(o, className, hex, name) {
+		const Class = worker[className];
+		const limits = {};
+		const state = new DurableObjectState(o, makeId(hex, toldName(name)), exports, limits);
+		instances.set(o, new Class(state, env));
+		limits.noAlarm = !has(Class, 'alarm');
+	},
+
+	drop: (o) => instances.delete(o),
+
+	call: (o, method, args) => invoke(instances.get(o), DurableObject, method, args),
+
+	read: (o, method) => read(instances.get(o), DurableObject, method),
+
+	fetch(o, request) {
+		const instance = instances.get(o);
+		return answer(typeof instance.fetch === 'function' ? (r) => instance.fetch(r) : undefined, request);
+	},
+
+	async alarm(o, retryCount, scheduledTime) {
+		await instances.get(o).alarm({ retryCount, isRetry: retryCount > 0, scheduledTime });
+	},
+
+	async preShutdown(o, reason) {
+		await instances.get(o).preShutdown({ reason });
+	},
+
+	// serve answers an HTTP request that came to the worker itself.
+	serve: (request) => answer(handler('fetch', new ExecutionContext(exports)), request),
+
+	// watch has Go told when a promise is settled.
+	watch(promise, number) {
+		const settled = () => host.settled(number);
+		promise.then(settled, settled);
+	},
+
+	makeError,
+	thrown,
+};

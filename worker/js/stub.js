@@ -1,0 +1,190 @@
+// Stubs: what a worker calls others by.
+
+import { breaks } from './errors.js';
+import { host } from './host.js';
+
+// pathLengthMax bounds a.b.c….
+const pathLengthMax = 64;
+
+// handlerOf is the name by which a proxy shows its handler, to this module alone.
+const handlerOf = Symbol('handler');
+
+function extend(path, name) {
+	if (path.length >= pathLengthMax) {
+		throw new TypeError('The property path of this RPC call is too deep.');
+	}
+	return [...path, name];
+}
+
+// methodOf is a path as Go knows it, of a call.
+function methodOf(path) {
+	return path.length === 1 ? escape(path[0]) : path.map(escape).join('/');
+}
+
+function escape(name) {
+	return /[%/?]/.test(name) ? name.replace(/[%/?]/g, (c) => '%' + c.charCodeAt(0).toString(16)) : name;
+}
+
+// pathOf is what methodOf was made of.
+export function pathOf(method) {
+	return method.split('/').map((name) => name.replace(/%(..)/g, (_, hex) => String.fromCharCode(parseInt(hex, 16))));
+}
+
+const isPromiseMethod = (name) => name === 'then' || name === 'catch' || name === 'finally';
+
+// A Coming is what will come, can be awaited, and has properties and methods that can be called before it is
+// there.
+class Coming {
+	constructor(promise, path) {
+		this.promise = promise;
+		this.path = path;
+	}
+
+	// value is what is at the path when it has come.
+	async value(path = this.path) {
+		let value = await this.promise;
+		for (const name of path) value = await value[name];
+		return value;
+	}
+
+	get(_target, name) {
+		if (isPromiseMethod(name)) {
+			const p = this.path.length === 0 ? this.promise : this.value();
+			return p[name].bind(p);
+		}
+		if (name === Symbol.dispose) return () => dispose(this.promise);
+		if (name === handlerOf) return this;
+		if (typeof name === 'symbol') return undefined;
+		return new Proxy(function () {}, new Coming(this.promise, extend(this.path, name)));
+	}
+
+	apply(_target, _this, args) {
+		const call = async () => {
+			if (this.path.length === 0) return (await this.promise)(...args);
+			const holder = await this.value(this.path.slice(0, -1));
+			return holder[this.path.at(-1)](...args);
+		};
+		return coming(call());
+	}
+}
+
+const coming = (promise) => new Proxy(function () {}, new Coming(promise, []));
+
+function dispose(promise) {
+	promise.then((v) => v?.[Symbol.dispose]?.(), () => {});
+}
+
+// A Remote is what a stub is a stub of.
+class Remote {
+	#ns;
+	#id;
+	#name;
+	#broken;
+
+	constructor(ns, id, name) {
+		this.#ns = ns;
+		this.#id = id;
+		this.#name = name;
+	}
+
+	// send makes a call. A stub whose object was reset or went away is of no use any more.
+	send(method, args) {
+		if (this.#broken) return Promise.reject(this.#broken);
+		let p;
+		try {
+			p = host.call(this.#ns, this.#id, this.#name, method, args);
+		} catch (e) {
+			return Promise.reject(e);
+		}
+		p.catch((e) => {
+			if (breaks(e)) this.#broken ??= e;
+		});
+		return p;
+	}
+
+	async fetch(input, init) {
+		const request = new Request(input, init);
+		if (this.#broken) throw this.#broken;
+		try {
+			return await host.fetch(this.#ns, this.#id, this.#name, request);
+		} catch (e) {
+			if (breaks(e)) this.#broken ??= e;
+			throw e;
+		}
+	}
+}
+
+// A Property is that of a stub: it can be called, and awaited for its value.
+class Property {
+	constructor(remote, path) {
+		this.remote = remote;
+		this.path = path;
+	}
+
+	get(_target, name) {
+		if (isPromiseMethod(name)) {
+			const p = this.remote.send('?' + methodOf(this.path), []);
+			return p[name].bind(p);
+		}
+		if (name === handlerOf) return this;
+		if (typeof name === 'symbol') return undefined;
+		return new Proxy(function () {}, new Property(this.remote, extend(this.path, name)));
+	}
+
+	apply(_target, _this, args) {
+		return coming(this.remote.send(methodOf(this.path), args));
+	}
+}
+
+// Fetcher is what stubs are instances of.
+export class Fetcher {
+	#remote;
+
+	constructor(remote) {
+		if (!(remote instanceof Remote)) throw new TypeError('Illegal constructor');
+		this.#remote = remote;
+	}
+
+	fetch(input, init) {
+		return this.#remote.fetch(input, init);
+	}
+
+	connect() {
+		throw new Error('connect() is not implemented in Holdfast.');
+	}
+
+	[Symbol.dispose]() {}
+
+	static remoteOf(v) {
+		return typeof v === 'object' && v !== null && #remote in v ? v.#remote : undefined;
+	}
+}
+
+// Every name that a Fetcher does not have is a property of the other side.
+const wildcard = {
+	get(target, name) {
+		if (typeof name === 'symbol' || name === 'then' || name in target) {
+			const v = target[name];
+			return typeof v === 'function' && !Object.hasOwn(target, name) ? v.bind(target) : v;
+		}
+		return new Proxy(function () {}, new Property(Fetcher.remoteOf(target), [name]));
+	},
+};
+
+// makeStub returns the stub of an object.
+export function makeStub(ns, id) {
+	const f = new Fetcher(new Remote(ns, id.toString(), id.name));
+	f.id = id;
+	f.name = id.name;
+	return new Proxy(f, wildcard);
+}
+
+// isStub says that the properties of a value are another's.
+export const isStub = (v) => (typeof v === 'object' || typeof v === 'function') && v !== null && (v[handlerOf] !== undefined || Fetcher.remoteOf(v) !== undefined);
+
+// RpcStub is there so that bundles load that import it.
+export class RpcStub {
+	constructor() {
+		throw new Error('new RpcStub() is not implemented in Holdfast yet.');
+	}
+}
