@@ -232,10 +232,6 @@ func errTooLong(what string, most time.Duration) *fault.Error {
 	return fault.New(fault.ObjectTimeout, "%s took more than %v, and the object was reset", what, most).With(fault.LimitKey, what)
 }
 
-func errBlockFailed(what string, err error) *fault.Error {
-	return fault.New(fault.ObjectReset, "the object was reset because %s failed: %v", what, err)
-}
-
 func (i *incarnation) enter(e *event) (outermost bool, err error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()

@@ -124,10 +124,10 @@ type pebbleReplacement struct {
 	heldBytes int
 	large     bool
 
-	paths  []string // of what was added
-	w      *sstable.Writer
-	bytes  int
-	last   []byte // added, or held
+	paths []string // of what was added
+	w     *sstable.Writer
+	bytes int
+	last  []byte // added, or held
 
 	parts []Part
 	left  []string // the files of parts

@@ -259,13 +259,6 @@ func (e *engine) remove(l *loop) {
 	delete(e.loops.by, l.number)
 }
 
-// count is how many loops there are.
-func (e *engine) count() int {
-	e.loops.Lock()
-	defer e.loops.Unlock()
-	return len(e.loops.by)
-}
-
 func (e *engine) isGone() bool {
 	e.loops.Lock()
 	defer e.loops.Unlock()

@@ -153,9 +153,10 @@ func tellFault(reason fault.Reason, message string, md map[string]string) told {
 		}
 		out.overloaded = md[metaOverloaded] != ""
 	case fault.ObjectTimeout:
-		if md[fault.LimitKey] == fault.LimitBlock {
+		switch md[fault.LimitKey] {
+		case fault.LimitBlock:
 			out.message, out.reset, out.breaks, out.overloaded = textBlocked, true, true, true
-		} else if md[fault.LimitKey] == fault.LimitMailbox {
+		case fault.LimitMailbox:
 			out.message, out.overloaded = textTooLong, true
 		}
 	case fault.NoOwner, fault.OwnerChanged, fault.OutcomeUnknown:

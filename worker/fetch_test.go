@@ -75,7 +75,7 @@ func TestFetch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer resp.Body.Close()
+		defer func() { _ = resp.Body.Close() }()
 		data, err := io.ReadAll(resp.Body)
 		if err != nil {
 			t.Error(err)
@@ -84,15 +84,15 @@ func TestFetch(t *testing.T) {
 	}
 
 	resp, body := do("POST", "/echo?q=1", "hello", "X-A", "head")
-	if resp.StatusCode != 418 || body != "POST /echo?q=1 head hello" || resp.Header.Get("X-B") != "\xf6" {
+	if resp.StatusCode != http.StatusTeapot || body != "POST /echo?q=1 head hello" || resp.Header.Get("X-B") != "\xf6" {
 		t.Errorf("of an object: got %d %q %q", resp.StatusCode, body, resp.Header)
 	}
 	large := strings.Repeat("0123456789", 1<<20)
-	if resp, body := do("PUT", "/echo", large, "X-A", "head"); resp.StatusCode != 418 || body != "PUT /echo head "+large {
+	if resp, body := do("PUT", "/echo", large, "X-A", "head"); resp.StatusCode != http.StatusTeapot || body != "PUT /echo head "+large {
 		t.Errorf("a large body: got %d, %d bytes: %.200q", resp.StatusCode, len(body), body)
 	}
 	resp, body = do("POST", "/self", "text")
-	if resp.StatusCode != 201 || body != "text" || resp.Header.Get("X-Method") != "POST" || fmt.Sprint(resp.Header["Set-Cookie"]) != "[a=1 b=2]" {
+	if resp.StatusCode != http.StatusCreated || body != "text" || resp.Header.Get("X-Method") != "POST" || fmt.Sprint(resp.Header["Set-Cookie"]) != "[a=1 b=2]" {
 		t.Errorf("of the worker: got %d %q %q", resp.StatusCode, body, resp.Header)
 	}
 	if _, body := do("POST", "/self", large); body != large {
@@ -102,21 +102,21 @@ func TestFetch(t *testing.T) {
 		t.Errorf("a stream of the worker's: got %q", body)
 	}
 
-	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "other "+r.URL.Path) }))
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, "other "+r.URL.Path) }))
 	defer other.Close()
 	if _, body := do("GET", "/out?to="+other.URL+"/x", ""); body != "other /x" {
 		t.Errorf("of another server: got %q", body)
 	}
-	if resp, body := do("GET", "/throw", ""); resp.StatusCode != 500 || !strings.Contains(body, "TypeError: no") || !strings.Contains(body, "index.ts:25") {
+	if resp, body := do("GET", "/throw", ""); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "TypeError: no") || !strings.Contains(body, "index.ts:25") {
 		t.Errorf("an error: got %d %q", resp.StatusCode, body)
 	}
-	if resp, body := do("GET", "/hang", ""); resp.StatusCode != 500 || !strings.Contains(body, "had hung") {
+	if resp, body := do("GET", "/hang", ""); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "had hung") {
 		t.Errorf("what hangs: got %d %q", resp.StatusCode, body)
 	}
-	if resp, body := do("GET", "/nothing", ""); resp.StatusCode != 500 || !strings.Contains(body, "did not resolve to 'Response'") {
+	if resp, body := do("GET", "/nothing", ""); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "did not resolve to 'Response'") {
 		t.Errorf("no response: got %d %q", resp.StatusCode, body)
 	}
-	if resp, body := do("GET", "/none", ""); resp.StatusCode != 404 || body != "not found" {
+	if resp, body := do("GET", "/none", ""); resp.StatusCode != http.StatusNotFound || body != "not found" {
 		t.Errorf("got %d %q", resp.StatusCode, body)
 	}
 	if _, body := do("GET", "/later", ""); body != "soon" {

@@ -75,20 +75,20 @@ func (n lateNode) Namespace(class string) (placement.Namespace, bool) {
 }
 
 // newWorld runs a worker of one module, with the Durable Object classes that are named.
-func newWorld(t testing.TB, source string, options ...func(*world)) *world {
-	t.Helper()
-	dir := t.TempDir()
+func newWorld(tb testing.TB, source string, options ...func(*world)) *world {
+	tb.Helper()
+	dir := tb.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "index.ts"), []byte(source), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	config := "name = \"test\"\nmain = \"index.ts\"\ncompatibility_date = \"2026-10-01\"\n"
 	for _, class := range classesOf(source) {
 		config += fmt.Sprintf("[[durable_objects.bindings]]\nname = %q\nclass_name = %q\n", strings.ToUpper(class), class)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "wrangler.toml"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	return projectWorld(t, dir, options...)
+	return projectWorld(tb, dir, options...)
 }
 
 // classesOf finds the exported classes.
@@ -104,18 +104,18 @@ func classesOf(source string) []string {
 }
 
 // projectWorld runs the worker of a project.
-func projectWorld(t testing.TB, project string, options ...func(*world)) *world {
-	t.Helper()
+func projectWorld(tb testing.TB, project string, options ...func(*world)) *world {
+	tb.Helper()
 	built, err := bundle.Build(project, bundle.Options{})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	w := &world{t: t, dir: t.TempDir(), bundle: built.Bundle, logs: &logs{}}
+	w := &world{t: tb, dir: tb.TempDir(), bundle: built.Bundle, logs: &logs{}}
 	for _, o := range options {
 		o(w)
 	}
 	w.start()
-	t.Cleanup(func() { w.stop() })
+	tb.Cleanup(func() { w.stop() })
 	return w
 }
 

@@ -120,7 +120,7 @@ func (rq *request) end() {
 	rq.w.requests.Add(-1)
 	rq.loop.forgetAll()
 	if left := rq.loop.end(); len(left) > 0 {
-		_ = rq.enter(func() error { return runAll(left) }, nil)
+		_ = rq.enter(func() error { return runAll(left) })
 	}
 	rq.loop.engine.remove(&rq.loop)
 }
@@ -138,12 +138,12 @@ func (rq *request) goOn() {
 
 var errDeferredTooLong = errors.New("waitUntil() tasks did not complete within the allowed time after invocation end and have been cancelled")
 
-func (rq *request) enter(fn, then func() error) error {
-	return rq.loop.engine.enter(&entry{loop: &rq.loop}, fn, then)
+func (rq *request) enter(fn func() error) error {
+	return rq.loop.engine.enter(&entry{loop: &rq.loop}, fn, nil)
 }
 
 // errHung says that a request can't come to an end.
-var errHung = errors.New("The Workers runtime canceled this request because it detected that your Worker's code had hung and would never generate a response.") //nolint:staticcheck // Cloudflare's text
+var errHung = errors.New("The Workers runtime canceled this request because it detected that your Worker's code had hung and would never generate a response.") //nolint:staticcheck,revive // Cloudflare's text
 
 // drive runs what the request has waited for until the condition holds; errHung says that it never will.
 func (rq *request) drive(ctx context.Context, done func() bool) error {
@@ -164,7 +164,7 @@ func (rq *request) drive(ctx context.Context, done func() bool) error {
 func (rq *request) run(ctx context.Context, done func() bool) error {
 	for !done() {
 		if run, ok := rq.loop.take(); ok {
-			if err := rq.enter(run, nil); err != nil {
+			if err := rq.enter(run); err != nil {
 				js, ok := errors.AsType[*jsError](err)
 				if !ok {
 					return err
@@ -227,13 +227,13 @@ func (rq *request) answer(rw http.ResponseWriter, r *http.Request) (head *web.He
 		_ = rq.enter(func() error {
 			_, err := abort.Value().Call(undefined)
 			return err
-		}, nil)
+		})
 	}
 	if err != nil {
 		rq.loop.forget(ev)
 		return nil, web.Body{}, err
 	}
-	err = rq.enter(func() error { return ev.take(e, take) }, nil)
+	err = rq.enter(func() error { return ev.take(e, take) })
 	return head, body, err
 }
 
