@@ -467,7 +467,9 @@ func (n *Node) registered() bool {
 	return true
 }
 
+// register registers the program's classes. Those that were deleted are there again, as new ones.
 func (n *Node) register() error {
+	known := n.facts.view.Load()
 	req := &systemv1.RegisterClassesRequest{}
 	for i := range n.cfg.Classes {
 		c := &n.cfg.Classes[i]
@@ -475,7 +477,16 @@ func (n *Node) register() error {
 	}
 	ctx, cancel := context.WithTimeout(n.ctx, systemCallTimeout)
 	defer cancel()
-	return n.facts.ask(ctx, "RegisterClasses", req)
+	if err := n.facts.ask(ctx, "RegisterClasses", req); err != nil {
+		return err
+	}
+	now := n.facts.view.Load()
+	for key, f := range now.byKey {
+		if _, before := known.byKey[key]; !before && key != f.Name && f.Runs != "" && len(now.facts.GetEndedKeys()) > 0 {
+			n.log.Warn("a class that was deleted is registered again, as a new one without objects", slog.String("class", f.Name), slog.String("unique_key", key))
+		}
+	}
+	return nil
 }
 
 // bootBook remembers the highest boot counter seen of each node, on disk: a node that comes with a

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -43,6 +42,13 @@ type renameClassCmd struct {
 	To   string `arg:"" help:"Its new name, which no class has."`
 }
 
+// Help says what a person should know before.
+func (*renameClassCmd) Help() string {
+	return `The objects of the class stay as they are, with their ids, data and alarms, and run on: the ids of a class are derived from its unique key, which is the name that it was created under, and which it keeps.
+
+Calls by the former name are refused with UNKNOWN_CLASS from then on, also those that objects of other classes make; calls by the gRPC service go on. A node whose program still has the class under its former name runs it. Other nodes than the one asked learn of the change within some seconds.`
+}
+
 // Run implements the command.
 func (c *renameClassCmd) Run(ctx context.Context, e env) error {
 	return c.with(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
@@ -58,14 +64,24 @@ type deleteClassCmd struct {
 	addrFlag
 
 	Class string        `arg:"" help:"The class."`
-	Yes   bool          `help:"Do it. Without, say only how many objects it has." env:"-"`
+	Yes   string        `help:"Delete it: the name of the class once more. Without, say only how many objects it has." placeholder:"CLASS" env:"-"`
 	Wait  time.Duration `help:"How long to wait until nothing of it is left, showing how far it is; 0 does not wait." default:"10m" env:"-"`
+}
+
+// Help says what a person should know before.
+func (*deleteClassCmd) Help() string {
+	return `Everything that the objects of the class have stored goes, with their alarms, pending and dead, and nothing brings it back. Objects that run are reset, and calls are refused with UNKNOWN_CLASS from then on.
+
+The deletion is recorded first, and then every owner of a shard deletes what lies there: it is finished whatever becomes of this command, or of nodes. A node that starts with a program that still has the class registers it again, as a new class without objects.`
 }
 
 // Run implements the command.
 func (c *deleteClassCmd) Run(ctx context.Context, e env) error {
-	if c.Wait < 0 {
+	switch {
+	case c.Wait < 0:
 		return usagef("--wait %s: must not be negative", c.Wait)
+	case c.Yes != "" && c.Yes != c.Class:
+		return usagef("--yes %s: is not the class to delete, which is %s", c.Yes, c.Class)
 	}
 	conn, err := c.dial()
 	if err != nil {
@@ -73,12 +89,12 @@ func (c *deleteClassCmd) Run(ctx context.Context, e env) error {
 	}
 	defer func() { _ = conn.Close() }()
 	admin := holdfastv1.NewAdminClient(conn)
-	if !c.Yes {
-		count, err := c.count(ctx, e, admin, &holdfastv1.ListObjectsRequest{Class: c.Class})
-		if err != nil {
-			return c.explain(err)
-		}
-		return fmt.Errorf("class %s has %d objects, and nothing brings them back: 'holdfast class delete %s --yes' deletes them", c.Class, count, c.Class)
+	count, err := c.count(ctx, e, admin, &holdfastv1.ListObjectsRequest{Class: c.Class}, "objects counted")
+	if err != nil {
+		return c.explain(err)
+	}
+	if c.Yes == "" {
+		return fmt.Errorf("class %s has %d objects, and nothing brings them back: 'holdfast class delete %s --yes %s' deletes them", c.Class, count, c.Class, c.Class)
 	}
 	call, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
@@ -93,7 +109,7 @@ func (c *deleteClassCmd) Run(ctx context.Context, e env) error {
 			return err
 		}
 	}
-	_, err = fmt.Fprintf(e.stdout, "class %s is deleted\n", c.Class)
+	_, err = fmt.Fprintf(e.stdout, "class %s is deleted, with %d objects\n", c.Class, count)
 	return err
 }
 
@@ -102,12 +118,12 @@ func (c *deleteClassCmd) waitGone(ctx context.Context, e env, admin holdfastv1.A
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left, err := c.count(ctx, e, admin, &holdfastv1.ListObjectsRequest{UniqueKey: key})
+		left, err := c.count(ctx, e, admin, &holdfastv1.ListObjectsRequest{UniqueKey: key}, "objects left")
 		switch {
 		case ctx.Err() != nil:
-			return errors.New("objects of the class are left; their deletion goes on by itself")
+			return fmt.Errorf("class %s is deleted, but %s was not enough to see all its objects go; the cluster goes on by itself", c.Class, c.Wait)
 		case err != nil:
-			return c.explain(err)
+			return fmt.Errorf("class %s is deleted, and the cluster goes on by itself, but how far it is can't be seen: %w", c.Class, c.explain(err))
 		case left == 0:
 			return nil
 		}
@@ -119,7 +135,7 @@ func (c *deleteClassCmd) waitGone(ctx context.Context, e env, admin holdfastv1.A
 }
 
 // count counts objects, and shows how far it is.
-func (c *deleteClassCmd) count(ctx context.Context, e env, admin holdfastv1.AdminClient, req *holdfastv1.ListObjectsRequest) (int, error) {
+func (c *deleteClassCmd) count(ctx context.Context, e env, admin holdfastv1.AdminClient, req *holdfastv1.ListObjectsRequest, what string) (int, error) {
 	req.PageSize = pageSize
 	for count := 0; ; {
 		call, cancel := context.WithTimeout(ctx, c.Timeout)
@@ -128,9 +144,8 @@ func (c *deleteClassCmd) count(ctx context.Context, e env, admin holdfastv1.Admi
 		if err != nil {
 			return 0, err
 		}
-		count += len(page.GetObjects())
-		if count > 0 {
-			_, _ = fmt.Fprintf(e.stderr, "%d objects\n", count)
+		if count += len(page.GetObjects()); count > 0 {
+			_, _ = fmt.Fprintf(e.stderr, "%d %s\n", count, what)
 		}
 		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" {
 			return count, nil

@@ -1,13 +1,17 @@
 package system_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/node/system"
 	systemv1 "github.com/holdfast-io/holdfast/proto/holdfast/system/v1"
+	"github.com/holdfast-io/holdfast/storage"
+	"github.com/holdfast-io/holdfast/storage/value"
 )
 
 func (k *keeper) change(changes ...*systemv1.ClassChange) (*systemv1.FactsResponse, error) {
@@ -90,4 +94,28 @@ func TestChangeClassesRefuses(t *testing.T) {
 		}
 	}
 	k.facts(counterFacts(1))
+}
+
+// A cluster with nodes that don't know how a class ends is not asked to end one.
+func TestChangeClassesNeedsEveryNode(t *testing.T) {
+	t.Parallel()
+	stored, err := value.Encode(map[string]any{"feature_level": system.LevelClassChanges - 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := newKeeperWith(t, func(b *storage.Batch) {
+		b.Set(storage.AppendObjectKey(nil, 0, storage.ObjectRef{Class: system.ClassName, ID: system.ID()}, storage.KindKV, []byte("facts")), stored)
+	})
+	if _, err := k.register("Counter", "counter.v1.Counter"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.change(&systemv1.ClassChange{From: "Counter"}); fault.ReasonOf(err) != fault.InvalidArgument || !strings.Contains(err.Error(), "upgrade every node") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := k.call("RaiseFeatureLevel", &systemv1.RaiseFeatureLevelRequest{Level: system.LevelClassChanges}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := k.change(&systemv1.ClassChange{From: "Counter"}); err != nil {
+		t.Error(err)
+	}
 }

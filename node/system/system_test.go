@@ -2,6 +2,7 @@ package system_test
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -64,8 +65,19 @@ type keeper struct {
 
 func newKeeper(t *testing.T) *keeper {
 	t.Helper()
+	return newKeeperWith(t, func(*storage.Batch) {})
+}
+
+// newKeeperWith is newKeeper on a store that something lies in.
+func newKeeperWith(t *testing.T, lies func(b *storage.Batch)) *keeper {
+	t.Helper()
 	store, err := storage.Open("data", storage.Options{FS: vfs.NewMem(), CacheBytes: 1 << 20})
 	if err != nil {
+		t.Fatal(err)
+	}
+	b := store.NewBatch()
+	lies(b)
+	if err := errors.Join(b.Commit(true), b.Close()); err != nil {
 		t.Fatal(err)
 	}
 	manager, err := actor.NewManager(actor.Config{Shards: 1, Classes: []actor.Class{system.Class()}})
