@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"router":              {"actor", "peer/frame", "storage"},
 	"gateway":             {"actor", "peer/frame", "proto/holdfast/v1"},
 	"client":              {"peer/frame", "proto/holdfast/v1"},
+	"worker":              {"actor", "fault", "placement", "storage", "storage/value", "worker/bundle", "worker/clone", "worker/quickjs", "worker/web", "worker/web/outbound"},
 	"worker/quickjs":      {},
 	"worker/clone":        {"worker/quickjs", "storage/value"},
 	"node/system":         {"actor", "proto/holdfast/system/v1"},
