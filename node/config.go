@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"regexp"
 	"strconv"
 	"time"
@@ -47,6 +48,8 @@ type Config struct {
 
 	// Classes that this node runs. Names beginning with "holdfast." are reserved.
 	Classes []actor.Class
+	// Workers answers what comes to the HTTP address, also before the node serves. Default: 404 for all.
+	Workers http.Handler
 
 	// RingJoinAfter is how long a node must be alive before objects are placed on it: default 5 s.
 	// Shorter makes a new node useful sooner, longer keeps a flapping one from moving data.

@@ -134,11 +134,15 @@ func (n *Node) startAdmin() {
 		Handler:           gateway.NewAdminHandler(gateway.AdminConfig{Ready: n.readiness, Gatherer: registry}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
-	n.workers = &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	workers := n.cfg.Workers
+	if workers == nil {
+		workers = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusNotFound)
 			_, _ = io.WriteString(w, "No worker is deployed on this cluster.\n")
-		}),
+		})
+	}
+	n.workers = &http.Server{
+		Handler:           workers,
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	n.wg.Go(func() { n.serve("admin", func() error { return n.admin.Serve(n.listeners.admin) }) })

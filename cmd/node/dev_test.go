@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -21,12 +22,12 @@ import (
 
 // dev is a node of one's own, run by the command line.
 type dev struct {
-	t           *testing.T
-	grpc, admin string
-	stop        func() (status int, stderr string)
+	t                 *testing.T
+	grpc, http, admin string
+	stop              func() (status int, stderr string)
 }
 
-func startDev(t *testing.T, dir string) *dev {
+func startDev(t *testing.T, dir string, more ...string) *dev {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()
@@ -36,7 +37,7 @@ func startDev(t *testing.T, dir string) *dev {
 		args := []string{
 			"dev", "--data-dir", dir, "--shards", "2", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--drain-timeout", "5s",
 		}
-		code := run(ctx, args, env{stdout: in, stderr: &stderr})
+		code := run(ctx, append(args, more...), env{stdout: in, stderr: &stderr})
 		_ = in.Close()
 		exited <- code
 	}()
@@ -46,13 +47,13 @@ func startDev(t *testing.T, dir string) *dev {
 		cancel()
 		t.Fatalf("exit status %d: %s", <-exited, &stderr)
 	}
-	ready := regexp.MustCompile(`^ready grpc=(127\.0\.0\.1:\d+) http=127\.0\.0\.1:\d+ admin=(127\.0\.0\.1:\d+)\n$`).FindStringSubmatch(line)
+	ready := regexp.MustCompile(`^ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) admin=(127\.0\.0\.1:\d+)\n$`).FindStringSubmatch(line)
 	if ready == nil {
 		cancel()
 		<-exited
 		t.Fatalf("got %q, want the line that says where the node serves", line)
 	}
-	d.grpc, d.admin = ready[1], ready[2]
+	d.grpc, d.http, d.admin = ready[1], ready[2], ready[3]
 	return d
 }
 
@@ -204,4 +205,49 @@ func (d *dev) pages(prefix string) (lines string) {
 		d.t.Fatal(err)
 	}
 	return lines
+}
+
+// A project of wrangler's runs as it stands, keeps its objects' state, and is called like any other class.
+func TestDevRunsAProject(t *testing.T) { // not parallel: it tunes the process's garbage collector
+	const project = "../../examples/typescript/counter"
+	dir := filepath.Join(t.TempDir(), "data")
+	ask := func(d *dev, method, path, want string) {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+d.http+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer http.DefaultClient.CloseIdleConnections()
+		defer func() { _ = resp.Body.Close() }()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d %q, %v, want %q", path, resp.StatusCode, body, err, want)
+		}
+	}
+	stop := func(d *dev) {
+		t.Helper()
+		if code, stderr := d.stop(); code != 0 {
+			t.Errorf("exit status %d: %s", code, stderr)
+		}
+	}
+	d := startDev(t, dir, project)
+	ask(d, http.MethodPost, "/visits", `"value":1`)
+	ask(d, http.MethodPost, "/visits?by=10", `"value":11`)
+	stop(d)
+	d = startDev(t, dir, project)
+	ask(d, http.MethodGet, "/visits", `"value":11`)
+	if code, out, errs := d.run("call", "counter/Counter", "visits", "increment", "[2]"); code != 0 || strings.TrimSpace(out) != "13" {
+		t.Errorf("called from the command line: exit status %d: %s%s", code, out, errs)
+	}
+	stop(d)
+
+	var out, errs bytes.Buffer
+	code := run(t.Context(), []string{"dev", "--data-dir", dir, filepath.Join(dir, "none")}, env{stdout: &out, stderr: &errs})
+	if code != 1 || !strings.Contains(errs.String(), "none") {
+		t.Errorf("a project that is not there: exit status %d: %s", code, errs.String())
+	}
 }

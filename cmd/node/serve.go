@@ -32,7 +32,7 @@ type listenFlags struct {
 type devCmd struct {
 	listenFlags
 
-	Path    string `arg:"" optional:"" help:"A wrangler project to run (not yet supported)."`
+	Path    string `arg:"" optional:"" help:"A wrangler project to run: its directory, or its configuration."`
 	DataDir string `help:"Where the data lives." default:".holdfast"`
 	Shards  int    `help:"How many shards a new cluster has; fixed for ever." default:"256"`
 	GRPC    string `name:"grpc" help:"Public gRPC address." default:"127.0.0.1:7070"`
@@ -62,13 +62,14 @@ type serveCmd struct {
 
 // Run implements the command.
 func (c *devCmd) Run(ctx context.Context, e env) error {
-	if c.Path != "" {
-		return usagef("dev %s: TypeScript projects are not supported yet; 'holdfast dev' without a path runs the built-in classes", c.Path)
-	}
-	return serve(ctx, e, c.listenFlags, node.Config{
+	cfg := node.Config{
 		Name: "dev", DataDir: c.DataDir, Bootstrap: true, Shards: c.Shards, Replicas: 3,
 		GRPC: c.GRPC, Peer: c.Peer, Gossip: c.Gossip, HTTP: c.HTTP, Admin: c.Admin,
-	})
+	}
+	if c.Path != "" {
+		return c.devWorker(ctx, e, cfg)
+	}
+	return serve(ctx, e, c.listenFlags, cfg, nil)
 }
 
 // Run implements the command.
@@ -82,7 +83,7 @@ func (c *serveCmd) Run(ctx context.Context, e env) error {
 		Shards: c.Shards, Replicas: c.Replicas,
 		GRPC: c.GRPC, Peer: c.Peer, Gossip: c.Gossip, HTTP: c.HTTP, Admin: c.Admin,
 		Advertise: c.Advertise, GossipKey: key,
-	})
+	}, nil)
 }
 
 func readGossipKey(file string) ([]byte, error) {
@@ -100,8 +101,9 @@ func readGossipKey(file string) ([]byte, error) {
 	return key, nil
 }
 
-// serve runs a node until the context ends, and then stops it in order.
-func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
+// serve runs a node until the context ends, and then stops it in order. started, if there is one, is given the
+// node when there is one.
+func serve(ctx context.Context, e env, f listenFlags, cfg node.Config, started func(*node.Node)) error {
 	cfg.Logger = newLogger(e, f)
 	cfg.Version = version()
 	cfg.SnapshotRate = f.Rate
@@ -122,6 +124,9 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config) error {
 			return nil // It was told to stop while it waited for a cluster.
 		}
 		return err
+	}
+	if started != nil {
+		started(n)
 	}
 	return n.Run(ctx, e.stdout)
 }

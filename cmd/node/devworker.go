@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/holdfast-io/holdfast/actor"
+	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/node"
+	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/worker"
+	"github.com/holdfast-io/holdfast/worker/bundle"
+	"github.com/holdfast-io/holdfast/worker/web/outbound"
+)
+
+// devWorker runs a wrangler project on one node, and serves it on the node's HTTP address.
+func (c *devCmd) devWorker(ctx context.Context, e env, cfg node.Config) error {
+	built, err := bundle.Build(c.Path, bundle.Options{Dev: true, Modules: worker.Modules()})
+	if err != nil {
+		return err
+	}
+	for _, warning := range built.Warnings {
+		_, _ = fmt.Fprintf(e.stderr, "warning: %s\n", warning)
+	}
+	// A worker under development calls what else runs on the machine.
+	fetch := outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}})
+	defer fetch.Close()
+	var cluster lateCluster
+	w, err := worker.New(worker.Config{
+		Bundle: built.Bundle, Cluster: &cluster, Fetch: fetch, ShowErrors: true, Logs: printedLogs{e}, Logger: newLogger(e, c.listenFlags),
+	})
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	cfg.Classes, cfg.Workers = w.Classes(), w
+	return serve(ctx, e, c.listenFlags, cfg, cluster.n.Store)
+}
+
+// lateCluster is the node as its worker knows it: the worker's classes are made before the node is. Until it
+// is there, there are no classes to call.
+type lateCluster struct{ n atomic.Pointer[node.Node] }
+
+func errNotStarted() error { return fault.New(fault.NoOwner, "the node is starting") }
+
+// Call implements actor.Caller.
+func (l *lateCluster) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
+	n := l.n.Load()
+	if n == nil {
+		done(actor.Result{Err: errNotStarted()})
+		return func(error) {}
+	}
+	return n.Calls().Call(ctx, c, done)
+}
+
+// NewUniqueID implements actor.Caller.
+func (l *lateCluster) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
+	if n := l.n.Load(); n != nil {
+		return n.Calls().NewUniqueID(ctx, class)
+	}
+	return placement.ObjectID{}, errNotStarted()
+}
+
+// Namespace implements worker.Cluster.
+func (l *lateCluster) Namespace(class string) (placement.Namespace, bool) {
+	if n := l.n.Load(); n != nil {
+		return n.Calls().Namespace(class)
+	}
+	return placement.Namespace{}, false
+}
+
+// printedLogs prints what the worker logs, as somebody who writes it wants to read it.
+type printedLogs struct{ e env }
+
+// Log implements worker.LogSink.
+func (p printedLogs) Log(entry *worker.LogEntry) {
+	who := entry.Worker
+	if entry.Class != "" {
+		who = entry.Class + " " + entry.Object
+		if entry.Name != "" {
+			who = fmt.Sprintf("%s %q", entry.Class, entry.Name)
+		}
+	}
+	level := ""
+	if entry.Level >= slog.LevelWarn {
+		level = " " + entry.Level.String()
+	}
+	_, _ = fmt.Fprintf(p.e.stderr, "%s [%s]%s %s\n", entry.Time.Format("15:04:05.000"), who, level, entry.Text)
+}
