@@ -81,6 +81,7 @@ func TestNameOfALivingNodeIsRefused(t *testing.T) {
 	first := start(t, nodeConfig{id: 1, name: "n", patient: true})
 	other := start(t, nodeConfig{id: 2, name: "other", patient: true, seeds: []string{first.addr()}})
 	first.sees("n:alive other:alive")
+	other.sees("n:alive other:alive") // Who joins is seen before it sees.
 	second := start(t, nodeConfig{id: 3, name: "n", seeds: []string{other.addr()}})
 	text := `has the name "n" of the living node `
 	other.says("WARN refused a node", "0000000000000003", text+"0000000000000001", first.addr(), "give every node a name of its own")

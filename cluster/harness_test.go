@@ -93,7 +93,7 @@ func (n *node) view() string {
 func (n *node) says(parts ...string) {
 	n.t.Helper()
 	eventually(n.t, func() (bool, string) {
-		return n.logs.Count(parts...) > 0, "no line with " + strings.Join(parts, " … ")
+		return n.logs.Count(parts...) > 0, "no line with " + strings.Join(parts, " … ") + " in\n" + n.logs.String()
 	})
 }
 

@@ -34,6 +34,13 @@ func (l *Logs) WithAttrs([]slog.Attr) slog.Handler { return l }
 // WithGroup implements slog.Handler.
 func (l *Logs) WithGroup(string) slog.Handler { return l }
 
+// String returns the lines, for what a failing test says.
+func (l *Logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Join(l.lines, "\n")
+}
+
 // Count returns how many lines have all the parts.
 func (l *Logs) Count(parts ...string) int {
 	l.mu.Lock()
