@@ -92,7 +92,7 @@ func TestStartRefusals(t *testing.T) {
 	for what, tc := range map[string]refusal{
 		"no command":         {nil, 2, []string{"--help"}},
 		"an unknown command": {[]string{"nope"}, 2, []string{"nope"}},
-		"dev with a project": {[]string{"dev", "project"}, 2, []string{"project"}},
+		"dev with nothing":   {[]string{"dev", "project"}, 1, []string{"project"}},
 		"a call of nobody":   {[]string{"call", "Counter", "A", "Get", "--addr", free[0]}, 1, []string{"no node answers", free[0]}},
 		"health of nobody":   {[]string{"health", "--admin", free[0]}, 1, []string{"no node answers", free[0]}},
 		"health of no port":  {[]string{"health", "--admin", "nope"}, 2, []string{"--admin"}},
