@@ -63,7 +63,7 @@ func appendJSON(dst []byte, d *json.Decoder, depth int) ([]byte, error) {
 		}
 		return append(dst, 0xf4), nil
 	case string:
-		return append(appendHead(dst, majorText, uint64(len(t))), t...), nil
+		return append(AppendHead(dst, majorText, uint64(len(t))), t...), nil
 	case json.Number:
 		return appendNumber(dst, t)
 	case json.Delim:
@@ -92,7 +92,7 @@ func appendContainer(dst []byte, d *json.Decoder, open json.Delim, depth int) ([
 				return nil, fmt.Errorf("JSON: %w", unexpected(err))
 			}
 			name, _ := key.(string)
-			body = append(appendHead(body, majorText, uint64(len(name))), name...)
+			body = append(AppendHead(body, majorText, uint64(len(name))), name...)
 		}
 		var err error
 		if body, err = appendJSON(body, d, depth+1); err != nil {
@@ -103,9 +103,9 @@ func appendContainer(dst []byte, d *json.Decoder, open json.Delim, depth int) ([
 		return nil, fmt.Errorf("JSON: %w", unexpected(err))
 	}
 	if open == '{' {
-		return append(appendHead(dst, majorMap, n), body...), nil
+		return append(AppendHead(dst, majorMap, n), body...), nil
 	}
-	return append(appendHead(dst, majorArray, n), body...), nil
+	return append(AppendHead(dst, majorArray, n), body...), nil
 }
 
 func appendNumber(dst []byte, n json.Number) ([]byte, error) {
@@ -119,8 +119,9 @@ func appendNumber(dst []byte, n json.Number) ([]byte, error) {
 	return binary.BigEndian.AppendUint64(append(dst, 0xfb), math.Float64bits(f)), nil
 }
 
-// appendHead appends an item's first bytes.
-func appendHead(dst []byte, major byte, n uint64) []byte {
+// AppendHead appends an item's first bytes: the major type, in the three high bits, and its number in the
+// fewest bytes.
+func AppendHead(dst []byte, major byte, n uint64) []byte {
 	switch {
 	case n < 24:
 		return append(dst, major|byte(n))
@@ -387,7 +388,7 @@ func halfFloat(bits uint16) float32 {
 
 // EncodeArguments returns the arguments of a call as one CBOR array.
 func EncodeArguments(args ...any) ([]byte, error) {
-	out := appendHead(nil, majorArray, uint64(len(args)))
+	out := AppendHead(nil, majorArray, uint64(len(args)))
 	for n, arg := range args {
 		item, err := Encode(arg)
 		if err != nil {
@@ -402,13 +403,13 @@ func EncodeArguments(args ...any) ([]byte, error) {
 // elements, anything else is the one argument, and no text is none.
 func ArgumentsFromJSON(text []byte) ([]byte, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
-		return appendHead(nil, majorArray, 0), nil
+		return AppendHead(nil, majorArray, 0), nil
 	}
 	item, err := FromJSON(text)
 	if err != nil || item[0]&0xe0 == majorArray {
 		return item, err
 	}
-	return append(appendHead(nil, majorArray, 1), item...), nil
+	return append(AppendHead(nil, majorArray, 1), item...), nil
 }
 
 // SplitArguments returns the arguments in a CBOR array, which share its memory.

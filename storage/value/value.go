@@ -171,22 +171,10 @@ func Diagnose(b []byte) string {
 // Counters are what objects store most, so integers have a path of their own: the same bytes as
 // CBOR's, without reflection.
 func appendInt(dst []byte, v int64) []byte {
-	major, n := byte(0x00), uint64(v) //nolint:gosec // the sign is handled
 	if v < 0 {
-		major, n = 0x20, uint64(-1-v) //nolint:gosec // not negative
+		return AppendHead(dst, 0x20, uint64(-1-v)) //nolint:gosec // not negative
 	}
-	switch {
-	case n < 24:
-		return append(dst, major|byte(n))
-	case n < 1<<8:
-		return append(dst, major|24, byte(n))
-	case n < 1<<16:
-		return append(dst, major|25, byte(n>>8), byte(n))
-	case n < 1<<32:
-		return append(dst, major|26, byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-	default:
-		return append(dst, major|27, byte(n>>56), byte(n>>48), byte(n>>40), byte(n>>32), byte(n>>24), byte(n>>16), byte(n>>8), byte(n))
-	}
+	return AppendHead(dst, 0x00, uint64(v)) //nolint:gosec // not negative
 }
 
 // readInt reads an integer that fits; anything else is left to the general decoder.

@@ -104,21 +104,7 @@ func (enc *encoder) head(major byte, n uint64) {
 	enc.out = appendHead(enc.out, major, n)
 }
 
-func appendHead(out []byte, major byte, n uint64) []byte {
-	major <<= 5
-	switch {
-	case n < 24:
-		return append(out, major|byte(n))
-	case n <= math.MaxUint8:
-		return append(out, major|24, byte(n))
-	case n <= math.MaxUint16:
-		return binary.BigEndian.AppendUint16(append(out, major|25), uint16(n))
-	case n <= math.MaxUint32:
-		return binary.BigEndian.AppendUint32(append(out, major|26), uint32(n))
-	default:
-		return binary.BigEndian.AppendUint64(append(out, major|27), n)
-	}
-}
+func appendHead(out []byte, major byte, n uint64) []byte { return value.AppendHead(out, major<<5, n) }
 
 func (enc *encoder) tag(n uint64) { enc.head(majorTag, n) }
 
