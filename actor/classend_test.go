@@ -65,6 +65,11 @@ func TestObjectsEndWithTheirClass(t *testing.T) {
 		if n := w.manager.Stats().AlarmsInFlight; n != 0 {
 			t.Errorf("%d alarms are in flight", n)
 		}
+		for _, class := range w.manager.Stats().Classes {
+			if class.Class == bellClass && class.Objects != 0 {
+				t.Errorf("%d objects of the class count as in memory", class.Objects)
+			}
+		}
 		for n := range byte(5) {
 			err := w.act(n, func(*bell) error {
 				t.Error("a call has run")

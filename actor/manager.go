@@ -270,8 +270,13 @@ func (m *Manager) Lost(id placement.ShardID, term uint64) {
 	s.paused.Store(false)
 	m.alarms.lost(id)
 	s.mu.Unlock()
+	loseAll(slices.Collect(maps.Values(objects)))
+}
+
+// loseAll ends objects that are no longer among their shard's.
+func loseAll(objects []*object) {
 	for _, o := range objects {
-		o.class.tally.count(id, func(t *Tally) { t.Objects-- })
+		o.class.tally.count(o.shard.id, func(t *Tally) { t.Objects-- })
 		o.lose()
 	}
 }
@@ -293,9 +298,7 @@ func (m *Manager) ClassEnded(id placement.ShardID, term uint64, class string) {
 		m.alarms.classEnded(id, class)
 	}
 	s.mu.Unlock()
-	for _, o := range ended {
-		o.lose()
-	}
+	loseAll(ended)
 }
 
 // Pause implements the replica's Owner. Objects that want to are told first that they are about to end.
