@@ -445,8 +445,8 @@ func (i *incarnation) failAlarm(d *death) *storage.Segment {
 	return i.segment(nil, &alarms)
 }
 
-// abandonAlarm gives up the alarm whose handler has the turn, or may have what has the turn go on for it, in a segment of its own; what the handler
-// wrote is dropped.
+// abandonAlarm gives up the alarm whose handler has the turn, or may have what has the turn go on for it,
+// in a segment of its own; what the handler wrote is dropped.
 func (i *incarnation) abandonAlarm() error {
 	i.mu.Lock()
 	e := i.m.running

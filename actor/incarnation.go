@@ -43,7 +43,7 @@ type incarnation struct {
 	onEnd   []func()
 	ctx     context.Context //nolint:containedctx // the incarnation's lifetime, once somebody asks for it
 	cancel  context.CancelCauseFunc
-	calls   map[*sentCall]struct{} // of Stub.Start, that have no answer
+	calls   map[*sentCall]struct{} // of Stub.Send, that have no answer
 	// unclaimed are events of a dynamic class that have given up their turn, and whose request ids are not
 	// recorded.
 	unclaimed []*event

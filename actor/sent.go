@@ -3,7 +3,6 @@ package actor
 import (
 	"context"
 	"math/rand/v2"
-	"slices"
 	"sync"
 
 	"google.golang.org/grpc/codes"
@@ -111,13 +110,7 @@ func (i *incarnation) send(e *event, c *sentCall, bytes int) ([]Link, error) {
 // depart puts a call that an event is about to make at the output gate: fn is told when it is open, in the
 // order of departures.
 func (i *incarnation) depart(e *event, fn func(error)) error {
-	i.mu.Lock()
-	outside := slices.Contains(i.m.suspended, e)
-	i.mu.Unlock()
-	if outside {
-		return i.barrierOutside(waiter{e: e, barrier: fn, inOrder: true})
-	}
-	return i.barrier(waiter{e: e, barrier: fn, inOrder: true}, "A call of another object")
+	return i.atGate(waiter{e: e, barrier: fn, inOrder: true}, outwardCall)
 }
 
 // sentCall is a call of Stub.Send.

@@ -257,7 +257,7 @@ func (i *incarnation) outward(e *event) ([]Link, <-chan error, error) {
 	}
 	chain := i.chainLocked(e, e.number)
 	i.mu.Unlock()
-	gate, err := i.leaving(e, "A call of another object")
+	gate, err := i.leaving(e, outwardCall)
 	return chain, gate, err
 }
 
@@ -267,18 +267,24 @@ func (i *incarnation) chainLocked(e *event, number uint64) []Link {
 	return append(slices.Clip(e.call.Chain), Link{Event: number, Label: label(i.class.Name, name, named, i.ref.ID)})
 }
 
-// leaving puts what an event, with the turn or without it, is about to let out at the output gate; what
-// names it in errors.
+// outwardCall names a call of another object in errors.
+const outwardCall = "A call of another object"
+
+// leaving puts what an event is about to let out at the output gate; what names it in errors.
 func (i *incarnation) leaving(e *event, what string) (<-chan error, error) {
+	w, opened := barrierOf(e)
+	return opened, i.atGate(w, what)
+}
+
+// atGate puts a barrier of an event, with the turn or without it, at the output gate.
+func (i *incarnation) atGate(w waiter, what string) error {
 	i.mu.Lock()
-	outside := slices.Contains(i.m.suspended, e)
+	outside := slices.Contains(i.m.suspended, w.e)
 	i.mu.Unlock()
-	opened := make(chan error, 1)
-	w := waiter{e: e, barrier: func(err error) { opened <- err }}
 	if outside {
-		return opened, i.barrierOutside(w)
+		return i.barrierOutside(w)
 	}
-	return opened, i.barrier(w, what)
+	return i.barrier(w, what)
 }
 
 // barrierOutside is barrier, of an event that has given up its turn: it has no segment to close.

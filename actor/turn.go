@@ -45,11 +45,17 @@ func (s *State) Confirm(ctx context.Context) error { return s.o.confirm(ctx, "Co
 
 // confirm is Confirm under the name that it was called by.
 func (i *incarnation) confirm(ctx context.Context, what string) error {
-	opened := make(chan error, 1)
-	if err := i.barrier(waiter{e: eventOf(ctx), barrier: func(err error) { opened <- err }}, what); err != nil {
+	w, opened := barrierOf(eventOf(ctx))
+	if err := i.barrier(w, what); err != nil {
 		return err
 	}
 	return i.pass(ctx, opened)
+}
+
+// barrierOf makes a barrier of an event, and what tells when it is open, or why it never will be.
+func barrierOf(e *event) (waiter, <-chan error) {
+	opened := make(chan error, 1)
+	return waiter{e: e, barrier: func(err error) { opened <- err }}, opened
 }
 
 // barrier closes the segment that an event that has the turn has written so far, and puts the event at
@@ -123,8 +129,8 @@ func (i *incarnation) holds(e *event) error {
 // caller gets OUTCOME_UNKNOWN, because fn may have acted; OBJECT_RESET when the object is reset.
 func (s *State) Yield(ctx context.Context, fn func(ctx context.Context) error) error {
 	i, e := s.o, eventOf(ctx)
-	gate := make(chan error, 1)
-	if err := i.barrier(waiter{e: e, barrier: func(err error) { gate <- err }}, "Yield"); err != nil {
+	w, gate := barrierOf(e)
+	if err := i.barrier(w, "Yield"); err != nil {
 		return err
 	}
 	i.poll()
