@@ -18,9 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/node"
-	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/worker"
 	"github.com/holdfast-io/holdfast/worker/bundle"
 	"github.com/holdfast-io/holdfast/worker/web/outbound"
@@ -57,21 +55,6 @@ func (l *logs) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
-}
-
-// lateNode is the node as its workers know it: it is there when they run.
-type lateNode struct{ w *world }
-
-func (n lateNode) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
-	return n.w.node.Calls().Call(ctx, c, done)
-}
-
-func (n lateNode) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
-	return n.w.node.Calls().NewUniqueID(ctx, class)
-}
-
-func (n lateNode) Namespace(class string) (placement.Namespace, bool) {
-	return n.w.node.Calls().Namespace(class)
 }
 
 // newWorld runs a worker of one module, with the Durable Object classes that are named.
@@ -122,7 +105,8 @@ func projectWorld(tb testing.TB, project string, options ...func(*world)) *world
 func (w *world) start() {
 	w.t.Helper()
 	w.client = outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	cfg := worker.Config{Bundle: w.bundle, Cluster: lateNode{w}, Fetch: w.client, Engines: 2, Logs: w.logs, ShowErrors: true, Logger: slog.New(slog.NewTextHandler(testWriter{w.t}, nil))}
+	cluster := &worker.LateCluster{}
+	cfg := worker.Config{Bundle: w.bundle, Cluster: cluster, Fetch: w.client, Engines: 2, Logs: w.logs, ShowErrors: true, Logger: slog.New(slog.NewTextHandler(testWriter{w.t}, nil))}
 	if w.config != nil {
 		w.config(&cfg)
 	}
@@ -145,6 +129,7 @@ func (w *world) start() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	cluster.Set(w.node.Calls())
 	w.stop = sync.OnceFunc(func() {
 		if err := w.node.Close(context.WithoutCancel(w.t.Context())); err != nil {
 			w.t.Error(err)

@@ -5,12 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"sync/atomic"
 
-	"github.com/holdfast-io/holdfast/actor"
-	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/node"
-	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/worker"
 	"github.com/holdfast-io/holdfast/worker/bundle"
 	"github.com/holdfast-io/holdfast/worker/web/outbound"
@@ -28,7 +24,7 @@ func (c *devCmd) devWorker(ctx context.Context, e env, cfg node.Config) error {
 	// A worker under development calls what else runs on the machine.
 	fetch := outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}})
 	defer fetch.Close()
-	var cluster lateCluster
+	var cluster worker.LateCluster
 	w, err := worker.New(worker.Config{
 		Bundle: built.Bundle, Cluster: &cluster, Fetch: fetch, ShowErrors: true, Logs: printedLogs{e}, Logger: newLogger(e, c.listenFlags),
 	})
@@ -37,39 +33,7 @@ func (c *devCmd) devWorker(ctx context.Context, e env, cfg node.Config) error {
 	}
 	defer w.Close()
 	cfg.Classes, cfg.Workers = w.Classes(), w
-	return serve(ctx, e, c.listenFlags, cfg, cluster.n.Store)
-}
-
-// lateCluster is the node as its worker knows it: the worker's classes are made before the node is. Until it
-// is there, there are no classes to call.
-type lateCluster struct{ n atomic.Pointer[node.Node] }
-
-func errNotStarted() error { return fault.New(fault.NoOwner, "the node is starting") }
-
-// Call implements actor.Caller.
-func (l *lateCluster) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
-	n := l.n.Load()
-	if n == nil {
-		done(actor.Result{Err: errNotStarted()})
-		return func(error) {}
-	}
-	return n.Calls().Call(ctx, c, done)
-}
-
-// NewUniqueID implements actor.Caller.
-func (l *lateCluster) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
-	if n := l.n.Load(); n != nil {
-		return n.Calls().NewUniqueID(ctx, class)
-	}
-	return placement.ObjectID{}, errNotStarted()
-}
-
-// Namespace implements worker.Cluster.
-func (l *lateCluster) Namespace(class string) (placement.Namespace, bool) {
-	if n := l.n.Load(); n != nil {
-		return n.Calls().Namespace(class)
-	}
-	return placement.Namespace{}, false
+	return serve(ctx, e, c.listenFlags, cfg, func(n *node.Node) { cluster.Set(n.Calls()) })
 }
 
 // printedLogs prints what the worker logs, as somebody who writes it wants to read it.

@@ -44,7 +44,7 @@ var allowed = map[string][]string{
 	"worker/web/generate": {},
 	"worker/web/outbound": {},
 	"node":                {"*"},
-	"cmd/node":            {"node", "client", "proto/holdfast/v1", "examples/counter", "actor", "fault", "placement", "worker", "worker/bundle", "worker/web/outbound"},
+	"cmd/node":            {"node", "client", "proto/holdfast/v1", "examples/counter", "worker", "worker/bundle", "worker/web/outbound"},
 	"examples/all":        {"actor", "node", "examples/*"},
 	"bench":               {"*"},
 	"test/e2e":            {"*"},
