@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,11 +20,12 @@ func TestReceiversBoundWhatIsOnItsWayIn(t *testing.T) {
 		const most = 3
 		r := newReceivers(most)
 		whole := make(chan struct{})
-		begun, results := 0, make(chan error, 10)
+		var begun atomic.Int64 // The clock lets one begin: that orders nothing with the reads here.
+		results := make(chan error, 10)
 		begin := func(ctx context.Context) {
 			go func() {
 				results <- r.receive(ctx, func() error {
-					begun++
+					begun.Add(1)
 					<-whole
 					return nil
 				})
@@ -36,8 +38,8 @@ func TestReceiversBoundWhatIsOnItsWayIn(t *testing.T) {
 		for range most {
 			begin(t.Context())
 		}
-		if begun != most {
-			t.Fatalf("%d of %d arrive at once, want %d", begun, most+1, most)
+		if begun.Load() != most {
+			t.Fatalf("%d of %d arrive at once, want %d", begun.Load(), most+1, most)
 		}
 		gone, leave := context.WithCancel(t.Context())
 		begin(gone)
@@ -49,8 +51,8 @@ func TestReceiversBoundWhatIsOnItsWayIn(t *testing.T) {
 		// taken in.
 		<-time.After(receiveGrace - earlier)
 		synctest.Wait()
-		if begun != most+1 {
-			t.Errorf("%d arrive beside a slow one", begun-1)
+		if begun.Load() != most+1 {
+			t.Errorf("%d arrive beside a slow one", begun.Load()-1)
 		}
 		<-time.After(earlier)
 		synctest.Wait()
