@@ -73,8 +73,8 @@ type Config struct {
 	Snapshot func(ctx context.Context, from placement.NodeID, header []byte, offer func(parts []byte) error, next func() ([]byte, error)) error
 	// Calls returns the handler of what a node sends.
 	Calls func(from placement.NodeID) frame.Handler
-	// OnBroken is told that the connections to a node broke and that it does not answer a plain
-	// dial either. OnConnected, that calls can be sent to it.
+	// OnBroken is told that the connections to a node broke and that it does not greet a new one
+	// either. OnConnected, that calls can be sent to it.
 	OnBroken    func(placement.NodeID)
 	OnConnected func(placement.NodeID)
 	// Frames bounds each conversation.
@@ -82,7 +82,7 @@ type Config struct {
 	// Dial reaches an address that Resolve returned: default a plain TCP dial.
 	Dial   func(ctx context.Context, addr string) (net.Conn, error)
 	Logger *slog.Logger
-	// ProbeTimeout is how long the plain dial may take: default 50 ms.
+	// ProbeTimeout is how long a node may take to greet a new connection: default 50 ms.
 	ProbeTimeout time.Duration
 }
 
@@ -127,9 +127,9 @@ type Peers struct {
 	mu      sync.Mutex
 	closed  bool
 	links   map[placement.NodeID]*link
-	serving map[*frame.Mux]bool // that others have dialled
-	probing map[placement.NodeID]bool
-	said    map[string]bool // refusals that have been logged
+	serving map[*frame.Mux]bool      // that others have dialled
+	probes  map[placement.NodeID]int // see broke
+	said    map[string]bool          // refusals that have been logged
 }
 
 // New returns Peers that are connected to nobody; SetPeers says to whom.
@@ -145,7 +145,7 @@ func New(cfg Config) *Peers {
 	}
 	p := &Peers{
 		cfg: cfg, logger: cfg.Logger,
-		links: make(map[placement.NodeID]*link), serving: make(map[*frame.Mux]bool), probing: make(map[placement.NodeID]bool), said: make(map[string]bool),
+		links: make(map[placement.NodeID]*link), serving: make(map[*frame.Mux]bool), probes: make(map[placement.NodeID]int), said: make(map[string]bool),
 	}
 	p.ctx, p.cancel = context.WithCancelCause(context.Background())
 	return p
@@ -541,37 +541,69 @@ func (p *Peers) Snapshot(stream grpc.BidiStreamingServer[peerv1.SnapshotChunk, p
 	return stream.Send(&peerv1.SnapshotReply{})
 }
 
-// broke follows the end of an established stream of a node: when it does not answer a plain dial
-// either, it is taken for dead. A vanished machine answers nothing, so the dial has a short limit;
+// broke follows the end of an established stream of a node: when it does not greet a new connection
+// either, it is taken for dead. A vanished machine answers nothing, so the probe has a short limit;
 // a node that only dropped a stream answers at once.
 func (p *Peers) broke(node placement.NodeID) {
 	p.mu.Lock()
-	busy := p.probing[node] || p.closed
-	p.probing[node] = true
-	if !busy {
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	probing := p.probes[node]
+	p.probes[node] = probeAgain
+	if probing == 0 {
 		p.wg.Go(func() { p.probe(node) })
 	}
-	p.mu.Unlock()
 }
 
+// The states of the probe of a node: probeAgain, a stream broke that the probe may not have seen.
+const (
+	probing = iota + 1
+	probeAgain
+)
+
+// probe finds out whether a node lives, as often as streams of it break meanwhile.
 func (p *Peers) probe(node placement.NodeID) {
-	defer func() {
-		p.mu.Lock()
-		delete(p.probing, node)
-		p.mu.Unlock()
-	}()
-	if addr, ok := p.cfg.Resolve(node); ok {
-		ctx, cancel := context.WithTimeout(p.ctx, p.cfg.ProbeTimeout)
-		conn, err := p.cfg.Dial(ctx, addr)
-		cancel()
-		if err == nil {
-			_ = conn.Close()
-			return
+	for p.nextProbe(node) {
+		if !p.greeted(node) && p.ctx.Err() == nil && p.cfg.OnBroken != nil {
+			p.cfg.OnBroken(node)
 		}
 	}
-	if p.ctx.Err() == nil && p.cfg.OnBroken != nil {
-		p.cfg.OnBroken(node)
+}
+
+// nextProbe says whether a stream broke since the last probe.
+func (p *Peers) nextProbe(node placement.NodeID) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.probes[node] != probeAgain {
+		delete(p.probes, node)
+		return false
 	}
+	p.probes[node] = probing
+	return true
+}
+
+// greeted says whether a node greets a new connection: a gRPC server speaks first. That the
+// connection comes to be says nothing, because the kernel still accepts for a process that is being
+// killed, as long as it has not come to close the listening socket.
+func (p *Peers) greeted(node placement.NodeID) bool {
+	addr, ok := p.cfg.Resolve(node)
+	if !ok {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, p.cfg.ProbeTimeout)
+	defer cancel()
+	conn, err := p.cfg.Dial(ctx, addr)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close() }()
+	if deadline, ok := ctx.Deadline(); ok {
+		_ = conn.SetReadDeadline(deadline)
+	}
+	_, err = conn.Read(make([]byte, 1))
+	return err == nil
 }
 
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {

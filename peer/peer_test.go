@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -246,9 +247,9 @@ func TestDamagedSnapshotIsRefused(t *testing.T) {
 	}
 }
 
-// A node that dropped its streams but answers a dial is not taken for dead: an election for nothing
-// would be the least of it. One that does not answer is, at once.
-func TestBrokenOnlyWhenTheDialFailsToo(t *testing.T) {
+// A node that dropped its streams but greets a new connection is not taken for dead: an election for
+// nothing would be the least of it. One that does not answer is, at once.
+func TestBrokenOnlyWhenANewConnectionFailsToo(t *testing.T) {
 	t.Parallel()
 	a, b := pair(t, nil)
 	b.SetPeers(nil) // It ends the streams that it dialed.
@@ -257,13 +258,33 @@ func TestBrokenOnlyWhenTheDialFailsToo(t *testing.T) {
 	eventually(t, "the first goes on probing", func() bool {
 		a.mu.Lock()
 		defer a.mu.Unlock()
-		return !a.probing[2]
+		return a.probes[2] == 0
 	})
 	if len(a.broken) != 0 {
 		t.Error("a node that answers a dial was taken for dead")
 	}
 	b.stop()
 	if got := await(t, a.broken, "a node that does not answer was not taken for dead"); got != 2 {
+		t.Errorf("node %s was", got)
+	}
+}
+
+// A process that is being killed closes its sockets one after another: that its kernel accepts a
+// connection is no sign of life.
+func TestAcceptedByNobody(t *testing.T) {
+	t.Parallel()
+	d := &directory{}
+	a, b := start(t, d, 1, nil), start(t, d, 2, nil)
+	a.SetPeers([]placement.NodeID{1, 2})
+	await(t, a.connected, "the first is not connected")
+	backlog, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = backlog.Close() }()
+	d.set(2, backlog.Addr().String())
+	b.stop()
+	if got := await(t, a.broken, "a node that only its kernel answers for was not taken for dead"); got != 2 {
 		t.Errorf("node %s was", got)
 	}
 }
