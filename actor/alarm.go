@@ -250,8 +250,7 @@ func (i *incarnation) deleteAlarm() error {
 	if err := i.loadAlarm(); err != nil {
 		return err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	defer i.change()()
 	if err := i.turn(); err != nil {
 		return err
 	}
@@ -269,8 +268,7 @@ func (i *incarnation) deleteAlarms() error {
 	if err := i.loadDead(); err != nil {
 		return err
 	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
+	defer i.change()()
 	if err := i.turn(); err != nil {
 		return err
 	}

@@ -25,7 +25,8 @@ type incarnation struct {
 	// turn sees to it that nobody waits for it; when the incarnation is over there are no turns, and
 	// it keeps apart those handlers that have not returned.
 	code sync.Mutex
-	// closing is held while a segment is closed: goroutines of one handler may call others at once.
+	// closing is held while a segment is closed, and while one is added to: what a goroutine of the
+	// handler writes while another closes the segment belongs to the next.
 	closing sync.Mutex
 
 	// Of the turn.
@@ -333,6 +334,16 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 		log.Confirm(i.shard.id, i.term, i.object, token)
 	}
 	return nil
+}
+
+// change locks the open segment to be added to, and returns what unlocks it.
+func (i *incarnation) change() (unlock func()) {
+	i.closing.Lock()
+	i.mu.Lock()
+	return func() {
+		i.mu.Unlock()
+		i.closing.Unlock()
+	}
 }
 
 // record records an event's request id in a segment: with its result, or, when that is nil, as a claim. The

@@ -260,8 +260,7 @@ func (s *Storage) get(key string) ([]byte, bool, error) {
 // write adds all of the operations to the open segment, or none.
 func (s *Storage) write(ops ...storage.Op) error {
 	o := s.o
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	defer o.change()()
 	if err := s.usable(); err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -472,5 +473,37 @@ func TestTransactionOfAnIncarnationThatIsOver(t *testing.T) {
 			t.Errorf("reads %v", got)
 		}
 		return err
+	})
+}
+
+func TestWriteWhileAnotherGoroutineConfirmsIsNotLost(t *testing.T) {
+	t.Parallel()
+	w := newPlainWorld(t)
+	err := w.do(1, func(ctx context.Context, s *State) error {
+		confirming := make(chan struct{})
+		wrote := make(chan error, 1)
+		go func() {
+			<-confirming
+			wrote <- Put(s.Storage(), "key", 1)
+		}()
+		var once sync.Once
+		w.log.set(func() {
+			w.log.asking = func() {
+				once.Do(func() { close(confirming) })
+				for range 1000 { // Until it has written, if it can.
+					runtime.Gosched()
+				}
+			}
+		})
+		return errors.Join(s.Confirm(ctx), <-wrote)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.with(func(s *Storage) error {
+		if _, ok, err := Get[int](s, "key"); err != nil || !ok {
+			t.Errorf("it is not there (%v)", err)
+		}
+		return nil
 	})
 }

@@ -123,6 +123,7 @@ type plainLog struct {
 	sole   bool // is the only voter
 	queue  []plainProposal
 	asked  []func() // confirmations, when not sole
+	asking func()   // runs when a segment is being closed; nil for nothing
 }
 
 type plainProposal struct {
@@ -227,8 +228,12 @@ func (l *plainLog) confirm() {
 // ConfirmNow implements Log.
 func (l *plainLog) ConfirmNow(placement.ShardID, uint64) bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.sole
+	sole, asking := l.sole, l.asking
+	l.mu.Unlock()
+	if asking != nil {
+		asking()
+	}
+	return sole
 }
 
 // Reader implements Log.
