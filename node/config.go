@@ -63,8 +63,8 @@ type Config struct {
 	// Tick is Raft's unit of time: default 100 ms. An election takes ten, a heartbeat three.
 	Tick time.Duration
 
-	// SnapshotRate is how many bytes of snapshots a node sends in a second, at most: default 64 MiB.
-	// Less leaves more of the network to calls while replicas are rebuilt.
+	// SnapshotRate is how many bytes of snapshots a node sends in a second, at most: default 8 MiB.
+	// Less leaves more of the disks and the network to calls while replicas are rebuilt.
 	SnapshotRate int
 	// MemoryLimit in bytes, of which a quarter is for mailboxes and unflushed writes, and a quarter for
 	// calls on their way; 0 takes the Go runtime's limit, else the container's, else the machine's memory.
@@ -103,7 +103,7 @@ func (c Config) withDefaults() Config {
 	set(&c.LeaderStable, 5*time.Second)
 	set(&c.Tick, 100*time.Millisecond)
 	set(&c.DrainTimeout, 30*time.Second)
-	set(&c.SnapshotRate, 64<<20)
+	set(&c.SnapshotRate, 8<<20)
 	set(&c.MinFreeDisk, 256<<20)
 	set(&c.Version, "devel")
 	if c.Now == nil {

@@ -117,7 +117,8 @@ func Start(ctx context.Context, cfg Config) (*Node, error) {
 func (n *Node) start(ctx context.Context) error {
 	var err error
 	// The store first: it tells a second process on the directory from everything else.
-	n.store, err = storage.Open(n.cfg.DataDir, storage.Options{FS: n.cfg.fs, Logger: n.log})
+	cache, memtable := storeMemory(memoryLimit(n.cfg.MemoryLimit))
+	n.store, err = storage.Open(n.cfg.DataDir, storage.Options{FS: n.cfg.fs, Logger: n.log, CacheBytes: cache, MemtableBytes: memtable})
 	if err != nil {
 		return err
 	}

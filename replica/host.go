@@ -61,7 +61,7 @@ type Config struct {
 	// LeaderStable is how long the plan must wish the same leader before ownership is moved:
 	// default 5 s.
 	LeaderStable time.Duration
-	// SnapshotRate is how many bytes of snapshots are sent in a second, at most: default 64 MiB.
+	// SnapshotRate is how many bytes of snapshots are sent in a second, at most: default 8 MiB.
 	SnapshotRate int
 	// OnLeader is told when this node begins to own a shard. Called from the loop: must not block.
 	OnLeader func(shard placement.ShardID, term uint64)
@@ -93,7 +93,7 @@ func (c Config) withDefaults() Config {
 		c.LeaderStable = 5 * time.Second
 	}
 	if c.SnapshotRate == 0 {
-		c.SnapshotRate = 64 << 20
+		c.SnapshotRate = 8 << 20
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -31,6 +31,9 @@ var ErrLocked = errors.New("another process is using the data directory")
 // FormatVersion is what this release writes and reads. A store of a later one is refused.
 const FormatVersion = 1
 
+// MemtablesMax is how many memtables there may be: then writes wait for one to be flushed.
+const MemtablesMax = 4
+
 // mergerName is in every store from its first day: pebble opens no store under another.
 const mergerName = "holdfast.v1"
 
@@ -64,6 +67,8 @@ type Options struct {
 	// CacheBytes is the block cache's size: default 64 MiB. Larger where many objects are read
 	// from disk.
 	CacheBytes int64
+	// MemtableBytes is the size of a memtable: default 64 MiB. There are at most MemtablesMax.
+	MemtableBytes int64
 	// OnFatal is called when the store can no longer promise anything (a failed fsync, a full
 	// disk). It must not return; the default exits the process.
 	OnFatal func(error)
@@ -97,6 +102,9 @@ func Open(dir string, o Options) (*Store, error) {
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 64 << 20
+	}
+	if o.MemtableBytes == 0 {
+		o.MemtableBytes = 64 << 20
 	}
 	if o.OnFatal == nil {
 		o.OnFatal = exitOnFatal
@@ -261,8 +269,8 @@ func pebbleOptions(o Options, lock *pebble.Lock) *pebble.Options {
 		Lock:                        lock,
 		CacheSize:                   o.CacheBytes,
 		FormatMajorVersion:          pebble.FormatNewest,
-		MemTableSize:                64 << 20,
-		MemTableStopWritesThreshold: 4,
+		MemTableSize:                uint64(o.MemtableBytes), //nolint:gosec // a size
+		MemTableStopWritesThreshold: MemtablesMax,
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       20,
 		LBaseMaxBytes:               64 << 20,

@@ -25,7 +25,7 @@ type listenFlags struct {
 	MinFree   size          `name:"min-free-disk" help:"How much of the data directory's disk to keep free, such as 256MiB: below it writes are refused with DISK_FULL. 0 keeps nothing free, and a full disk ends the process." default:"256MiB"`
 	JoinAfter time.Duration `name:"ring-join-after" help:"How long a node must be alive before objects are placed on it." default:"5s"`
 	DeadAfter time.Duration `name:"ring-dead-after" help:"How long a node may be dead before its replicas are rebuilt elsewhere." default:"5m"`
-	Rate      int           `name:"snapshot-rate" help:"How many bytes of snapshots the node sends in a second, at most." default:"67108864"`
+	Rate      int           `name:"snapshot-rate" help:"How many bytes of snapshots the node sends in a second, at most. More rebuilds lost replicas sooner, and leaves less of the disks to calls." default:"8388608"`
 	Stable    time.Duration `name:"leader-stable" help:"How long the ring must wish the same before ownership is moved to its first choice." default:"5s"`
 }
 
