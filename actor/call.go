@@ -48,7 +48,8 @@ type Call struct {
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 
-	alarm *alarmEvent // what the event is about when it is not a call
+	alarm    *alarmEvent // what the event is about when it is not a call
+	imported *ImportPart // likewise
 	// preShutdown says that it is no call, but tells the object of its end, and woken that it tells it of a
 	// Wake.
 	preShutdown, woken bool

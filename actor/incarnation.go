@@ -31,8 +31,10 @@ type incarnation struct {
 
 	// Of the turn.
 	impl      any
-	exists    bool // the record is there, with what is in flight
-	nameless  bool // the record has no name
+	exists    bool                // the record is there, with what is in flight
+	nameless  bool                // the record has no name
+	mark      *storage.ImportMark // of the record; nil: the object is whole
+	marks     bool                // the open segment is a part of an import
 	commitSeq uint64
 
 	// Guarded by object.mu.
@@ -82,7 +84,7 @@ func (o *object) load(e *event) (*incarnation, error) {
 			return nil, fmt.Errorf("load object: %w", err)
 		}
 		if record != nil {
-			inc.state.name = record.Name
+			inc.state.name, inc.mark = record.Name, record.Import
 		}
 	}
 	inc.commitSeq, inc.nameless = fence.CommitSequence, inc.exists && inc.state.name == nil
@@ -135,8 +137,11 @@ func (i *incarnation) run(e *event) error {
 		e.times.returned = returned
 		return i.m.finish(result, wrote, sole)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		i.die(death{by: e, result: Result{Err: err}, begun: errOwnerChanged(), queued: errOwnerChanged()})
+	case e.call.imported != nil && result.Err == nil && i.impl != nil:
+		i.supplanted()
 	}
 	return nil
 }
@@ -156,6 +161,12 @@ func (i *incarnation) handle(e *event) (result Result, ok bool) {
 			ok = false
 		}
 	}()
+	switch {
+	case e.call.imported != nil:
+		return Result{Err: i.handleImport(e.call.imported)}, true
+	case i.mark != nil:
+		return Result{Err: i.errUnfinished()}, true
+	}
 	if e.call.alarm != nil {
 		if result, ok = i.handleAlarm(ctx, e); ok {
 			i.poll()
@@ -399,8 +410,11 @@ func errFull(e *event) error {
 // segment writes. An object exists while it has data or an alarm: its first write makes the record, and
 // when the last key goes so does the record.
 func (i *incarnation) recordOps(ops []storage.Op, wrote writes) ([]storage.Op, writes, error) {
-	if len(ops) == 0 {
+	switch {
+	case len(ops) == 0:
 		return nil, noWrites, nil
+	case i.marks:
+		return i.importedOps()
 	}
 	sets, keySets, keyDeletes := 0, 0, 0
 	for n := range ops {

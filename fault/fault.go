@@ -39,6 +39,8 @@ const (
 	UnknownMethod      Reason = "UNKNOWN_METHOD"
 	UnknownAlarm       Reason = "UNKNOWN_ALARM"
 	AlarmPending       Reason = "ALARM_PENDING"
+	ObjectExists       Reason = "OBJECT_EXISTS"
+	ImportUnfinished   Reason = "IMPORT_UNFINISHED"
 	NoOwner            Reason = "NO_OWNER"
 	OwnerChanged       Reason = "OWNER_CHANGED"
 	DiskFull           Reason = "DISK_FULL"
@@ -86,6 +88,8 @@ var codeOf = map[Reason]codes.Code{
 	UnknownMethod:      codes.Unimplemented,
 	UnknownAlarm:       codes.NotFound,
 	AlarmPending:       codes.FailedPrecondition,
+	ObjectExists:       codes.AlreadyExists,
+	ImportUnfinished:   codes.FailedPrecondition,
 	NoOwner:            codes.Unavailable,
 	OwnerChanged:       codes.Unavailable,
 	DiskFull:           codes.Unavailable,

@@ -42,6 +42,8 @@ var codeOf = map[fault.Reason]codes.Code{
 	"UNKNOWN_METHOD":      codes.Unimplemented,
 	"UNKNOWN_ALARM":       codes.NotFound,
 	"ALARM_PENDING":       codes.FailedPrecondition,
+	"OBJECT_EXISTS":       codes.AlreadyExists,
+	"IMPORT_UNFINISHED":   codes.FailedPrecondition,
 	"NO_OWNER":            codes.Unavailable,
 	"OWNER_CHANGED":       codes.Unavailable,
 	"DISK_FULL":           codes.Unavailable,

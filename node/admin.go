@@ -69,6 +69,11 @@ const (
 	queryDead   = "dead"
 	queryRearm  = "rearm"
 
+	queryExport     = "export"
+	queryExportNext = "export-next"
+	queryExportEnd  = "export-end"
+	queryImport     = "import"
+
 	queryTimeout = 10 * time.Second
 )
 
@@ -89,9 +94,8 @@ type shardQuery struct {
 	Limit      int
 	NamePrefix string
 	// Of alarms.
-	From      storage.AlarmPosition
-	ClassName string
-	Discard   bool
+	From    storage.AlarmPosition
+	Discard bool
 }
 
 type showAnswer struct {
@@ -115,8 +119,13 @@ var errNotOwner = errors.New("not the owner of the shard")
 
 // answer answers a query, of another node or of this one.
 func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, error) {
-	if kind == queryStatus {
+	switch kind {
+	case queryStatus:
 		return json.Marshal(n.host.Status())
+	case queryExport, queryExportNext, queryExportEnd:
+		return n.answerExport(ctx, kind, body)
+	case queryImport:
+		return n.answerImport(ctx, body)
 	}
 	var q shardQuery
 	if err := json.Unmarshal(body, &q); err != nil {
@@ -161,15 +170,28 @@ type shardHost interface {
 	AwaitReadable(ctx context.Context) error
 }
 
-// readOwned reads the store as the owner of a shard and encodes what was read (P4). The order is what
+// readOwned reads the store as asOwner does and encodes what was read.
+func readOwned(ctx context.Context, host shardHost, self placement.NodeID, shard placement.ShardID, read func() (any, error)) ([]byte, error) {
+	var answer any
+	err := asOwner(ctx, host, self, shard, func() (err error) {
+		answer, err = read()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(answer)
+}
+
+// asOwner reads the store as the owner of a shard (P4). The order is what
 // makes it see everything that was acknowledged before it was asked: an owner that is confirmed
 // first has acknowledged it itself or applied it before it became the owner; the store shows it once the
 // replicas' loop has been passed; and the read comes last. If it is the owner still, what it read was
 // not taken away under it.
-func readOwned(ctx context.Context, host shardHost, self placement.NodeID, shard placement.ShardID, read func() (any, error)) ([]byte, error) {
+func asOwner(ctx context.Context, host shardHost, self placement.NodeID, shard placement.ShardID, read func() error) error {
 	owner, term, ok := host.Leader(shard)
 	if !ok || owner != self {
-		return nil, errNotOwner
+		return errNotOwner
 	}
 	if !host.ConfirmNow(shard, term) {
 		c := make(confirmer, 1)
@@ -177,23 +199,22 @@ func readOwned(ctx context.Context, host shardHost, self placement.NodeID, shard
 		select {
 		case err := <-c:
 			if err != nil {
-				return nil, errNotOwner
+				return errNotOwner
 			}
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
 		}
 	}
 	if err := host.AwaitReadable(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	answer, err := read()
-	if err != nil {
-		return nil, err
+	if err := read(); err != nil {
+		return err
 	}
 	if node, now, ok := host.Leader(shard); !ok || node != self || now != term {
-		return nil, errNotOwner
+		return errNotOwner
 	}
-	return json.Marshal(answer)
+	return nil
 }
 
 // confirmer implements replica.Confirmer for one who waits.
@@ -251,28 +272,39 @@ func (n *Node) ask(ctx context.Context, kind string, q shardQuery, into any) err
 	if err != nil {
 		return err
 	}
+	raw, err := n.askOwner(ctx, q.Shard, kind, body)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, into)
+}
+
+// askOwner is ask of a query that is encoded. It may come to the owner more than once.
+func (n *Node) askOwner(ctx context.Context, shard placement.ShardID, kind string, body []byte) (raw []byte, err error) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for {
-		owner, ok := n.router.Owner(q.Shard)
-		var raw []byte
-		switch {
-		case !ok:
-			err = errNotOwner
-		case owner == n.id.Node:
-			raw, err = n.answer(ctx, kind, body)
-		default:
-			raw, err = n.peers.Query(ctx, owner, kind, body)
+		err = errNotOwner
+		if owner, ok := n.router.Owner(shard); ok {
+			raw, err = n.askNode(ctx, owner, kind, body)
 		}
 		if err == nil {
-			return json.Unmarshal(raw, into)
+			return raw, nil
 		}
 		select {
 		case <-ctx.Done():
-			return fault.New(fault.NoOwner, "shard %d: %v", q.Shard, err)
+			return nil, fault.New(fault.NoOwner, "shard %d: %v", shard, err)
 		case <-t.C:
 		}
 	}
+}
+
+// askNode puts a query to a node.
+func (n *Node) askNode(ctx context.Context, node placement.NodeID, kind string, body []byte) ([]byte, error) {
+	if node == n.id.Node {
+		return n.answer(ctx, kind, body)
+	}
+	return n.peers.Query(ctx, node, kind, body)
 }
 
 // adminServer implements holdfastv1.AdminServer.
@@ -668,7 +700,7 @@ func (a *adminServer) ShowObject(ctx context.Context, req *holdfastv1.ShowObject
 	owner, _ := n.router.Owner(shard)
 	out := &holdfastv1.ShowObjectResponse{
 		Id: id.String(), Name: shown.Record.Name, Shard: uint32(shard), Owner: n.nameOf(owner), More: shown.More,
-		CommitSequence: shown.CommitSequence,
+		CommitSequence: shown.CommitSequence, ImportUnfinished: shown.Record.Import != nil,
 	}
 	if a := shown.Alarm; a != nil {
 		out.AlarmUnixMs, out.AlarmDueUnixMs, out.AlarmRetries = &a.Scheduled, a.Due, a.Retries

@@ -78,28 +78,45 @@ func (n *Node) listDeadAlarms(q shardQuery) ([]deadAlarmAnswer, error) {
 	return out, nil
 }
 
-// rearmAnswer is what became of a dead alarm: Refused is empty when it was armed or discarded.
-type rearmAnswer struct {
+// rearm arms a dead alarm of an object that this node owns, or discards it. An error says that it
+// certainly has not, and may be tried again.
+func (n *Node) rearm(ctx context.Context, q shardQuery, ref storage.ObjectRef) ([]byte, error) {
+	class, ok := n.facts.NameOf(q.Class)
+	if !ok {
+		return nil, errNotOwner
+	}
+	return refusal(n.manager.RearmAlarm(ctx, q.Shard, ref, class, q.Discard))
+}
+
+// refused is what an owner answers that was asked to do something: Refused is empty when it did.
+type refused struct {
 	Refused fault.Reason
 	Message string
 }
 
-// rearm arms a dead alarm of an object that this node owns, or discards it. An error says that it
-// certainly has not, and may be tried again.
-func (n *Node) rearm(ctx context.Context, q shardQuery, ref storage.ObjectRef) ([]byte, error) {
-	err := n.manager.RearmAlarm(ctx, q.Shard, ref, q.ClassName, q.Discard)
+// refusal encodes what became of what an owner was asked to do. An error says that it certainly did not
+// do it, and may be asked again.
+func refusal(err error) ([]byte, error) {
 	switch reason := fault.ReasonOf(err); {
 	case err == nil:
-		return json.Marshal(rearmAnswer{})
+		return json.Marshal(refused{})
 	case reason.Retryable():
 		return nil, err
 	case reason != "":
 		f, _ := err.(*fault.Error) //nolint:errorlint // not wrapped
 		if f != nil {
-			return json.Marshal(rearmAnswer{reason, f.Message})
+			return json.Marshal(refused{reason, f.Message})
 		}
 	}
-	return json.Marshal(rearmAnswer{fault.OutcomeUnknown, err.Error()})
+	return json.Marshal(refused{fault.OutcomeUnknown, err.Error()})
+}
+
+// err is what it answered as an error.
+func (r *refused) err() error {
+	if r.Refused == "" {
+		return nil
+	}
+	return fault.New(r.Refused, "%s", r.Message)
 }
 
 // alarmPages walks the shards of a class, page by page. list asks the owner of a shard for at most want
@@ -217,15 +234,12 @@ func (n *Node) askRearm(ctx context.Context, class, name, id string, named, disc
 	if err != nil {
 		return err
 	}
-	q := shardQuery{Shard: placement.ShardOf(oid, n.id.Shards), Class: f.UniqueKey, ID: oid, ClassName: f.Name, Discard: discard}
-	var answer rearmAnswer
+	q := shardQuery{Shard: placement.ShardOf(oid, n.id.Shards), Class: f.UniqueKey, ID: oid, Discard: discard}
+	var answer refused
 	if err := n.ask(ctx, queryRearm, q, &answer); err != nil {
 		return err
 	}
-	if answer.Refused != "" {
-		return fault.New(answer.Refused, "%s", answer.Message)
-	}
-	return nil
+	return answer.err()
 }
 
 func formatAlarmPosition(at storage.AlarmPosition) string {

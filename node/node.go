@@ -67,6 +67,7 @@ type Node struct {
 	peerServer *grpc.Server
 	host       *replica.Host
 	manager    *actor.Manager
+	exports    exports
 	router     *router.Router
 	facts      *factsCache
 	gateway    *gateway.Gateway
@@ -482,6 +483,7 @@ func (n *Node) stop(ctx context.Context) error {
 	}
 	n.listeners.close()
 	n.wg.Wait()
+	add(n.exports.close())
 	if n.store != nil {
 		add(n.store.Close())
 	}

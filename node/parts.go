@@ -281,6 +281,7 @@ func (n *Node) watch(ring []placement.NodeID) {
 	for {
 		stored = n.observe(members, time.Since(start), stored)
 		n.endClasses(ends)
+		n.sweepExports()
 		select {
 		case <-n.ctx.Done():
 			return

@@ -18,6 +18,14 @@ type Record struct {
 	Name        *string `cbor:"1,keyasint,omitempty"`
 	Class       string  `cbor:"2,keyasint"`
 	CodeVersion uint64  `cbor:"3,keyasint,omitempty"`
+	// Import is there while the object has only a part of what it is to have: its class must not see it.
+	Import *ImportMark `cbor:"5,keyasint,omitempty"`
+}
+
+// ImportMark says how far an import of an object in several parts has come.
+type ImportMark struct {
+	ID    [16]byte `cbor:"1,keyasint"` // of the import: no other has it
+	Parts uint64   `cbor:"2,keyasint"` // that are there
 }
 
 // Encode returns the stored form.

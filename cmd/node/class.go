@@ -70,7 +70,7 @@ type deleteClassCmd struct {
 
 // Help says what a person should know before.
 func (*deleteClassCmd) Help() string {
-	return `Everything that the objects of the class have stored goes, with their alarms, pending and dead, and nothing brings it back. Objects that run are reset, and calls are refused with UNKNOWN_CLASS from then on.
+	return `Everything that the objects of the class have stored goes, with their alarms, pending and dead, and nothing brings it back: 'holdfast export' makes a copy before. Objects that run are reset, and calls are refused with UNKNOWN_CLASS from then on.
 
 The deletion is recorded first, and then every owner of a shard deletes what lies there: it is finished whatever becomes of this command, or of nodes. A node that starts with a program that still has the class registers it again, as a new class without objects.`
 }

@@ -363,6 +363,9 @@ func (c *objectCmd) Run(ctx context.Context, e env) error {
 		if d := o.GetDeadAlarm(); d != nil {
 			_, _ = fmt.Fprintf(e.stdout, "dead     %s\n", deadText(d))
 		}
+		if o.GetImportUnfinished() {
+			_, _ = fmt.Fprintln(e.stdout, "import   unfinished: calls are refused until the object is imported again")
+		}
 		for _, entry := range o.GetEntries() {
 			if _, err := fmt.Fprintf(e.stdout, "  %q = %s\n", entry.GetKey(), entry.GetDiagnostic()); err != nil {
 				return err

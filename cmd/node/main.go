@@ -35,6 +35,8 @@ type cli struct {
 	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
 	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`
 	Class   classCmd   `cmd:"" help:"List the classes of the cluster, rename one, or delete one with its objects."`
+	Export  exportCmd  `cmd:"" help:"Write what an object, or every object of a class, has stored into a file."`
+	Import  importCmd  `cmd:"" help:"Put the objects of an exported file into a cluster."`
 	Alarms  alarmsCmd  `cmd:"" help:"List a class's alarms, and arm again those that were given up."`
 	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
 	Drain   drainCmd   `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`

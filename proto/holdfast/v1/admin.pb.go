@@ -961,9 +961,11 @@ type ShowObjectResponse struct {
 	AlarmRetries   uint32 `protobuf:"varint,9,opt,name=alarm_retries,json=alarmRetries,proto3" json:"alarm_retries,omitempty"`
 	AlarmDueUnixMs int64  `protobuf:"varint,10,opt,name=alarm_due_unix_ms,json=alarmDueUnixMs,proto3" json:"alarm_due_unix_ms,omitempty"`
 	// Absent when the object has none.
-	DeadAlarm     *DeadAlarm `protobuf:"bytes,11,opt,name=dead_alarm,json=deadAlarm,proto3" json:"dead_alarm,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	DeadAlarm *DeadAlarm `protobuf:"bytes,11,opt,name=dead_alarm,json=deadAlarm,proto3" json:"dead_alarm,omitempty"`
+	// It is being imported, or its import was cut off: calls of it are refused.
+	ImportUnfinished bool `protobuf:"varint,12,opt,name=import_unfinished,json=importUnfinished,proto3" json:"import_unfinished,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *ShowObjectResponse) Reset() {
@@ -1071,6 +1073,13 @@ func (x *ShowObjectResponse) GetDeadAlarm() *DeadAlarm {
 		return x.DeadAlarm
 	}
 	return nil
+}
+
+func (x *ShowObjectResponse) GetImportUnfinished() bool {
+	if x != nil {
+		return x.ImportUnfinished
+	}
+	return false
 }
 
 type Entry struct {
@@ -1859,6 +1868,871 @@ func (*DiscardAlarmResponse) Descriptor() ([]byte, []int) {
 	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
+type ExportObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Class string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	// Absent: every object of the class.
+	//
+	// Types that are valid to be assigned to Object:
+	//
+	//	*ExportObjectsRequest_Name
+	//	*ExportObjectsRequest_Id
+	Object isExportObjectsRequest_Object `protobuf_oneof:"object"`
+	// Of every object: begin behind this id.
+	After         string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportObjectsRequest) Reset() {
+	*x = ExportObjectsRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportObjectsRequest) ProtoMessage() {}
+
+func (x *ExportObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ExportObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ExportObjectsRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ExportObjectsRequest) GetObject() isExportObjectsRequest_Object {
+	if x != nil {
+		return x.Object
+	}
+	return nil
+}
+
+func (x *ExportObjectsRequest) GetName() string {
+	if x != nil {
+		if x, ok := x.Object.(*ExportObjectsRequest_Name); ok {
+			return x.Name
+		}
+	}
+	return ""
+}
+
+func (x *ExportObjectsRequest) GetId() string {
+	if x != nil {
+		if x, ok := x.Object.(*ExportObjectsRequest_Id); ok {
+			return x.Id
+		}
+	}
+	return ""
+}
+
+func (x *ExportObjectsRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type isExportObjectsRequest_Object interface {
+	isExportObjectsRequest_Object()
+}
+
+type ExportObjectsRequest_Name struct {
+	Name string `protobuf:"bytes,2,opt,name=name,proto3,oneof"`
+}
+
+type ExportObjectsRequest_Id struct {
+	Id string `protobuf:"bytes,3,opt,name=id,proto3,oneof"`
+}
+
+func (*ExportObjectsRequest_Name) isExportObjectsRequest_Object() {}
+
+func (*ExportObjectsRequest_Id) isExportObjectsRequest_Object() {}
+
+type ExportObjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message, and no other.
+	Header        *ExportHeader `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Parts         []*ObjectPart `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportObjectsResponse) Reset() {
+	*x = ExportObjectsResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportObjectsResponse) ProtoMessage() {}
+
+func (x *ExportObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportObjectsResponse.ProtoReflect.Descriptor instead.
+func (*ExportObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ExportObjectsResponse) GetHeader() *ExportHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ExportObjectsResponse) GetParts() []*ObjectPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+type ExportHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Class         string                 `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	UniqueKey     string                 `protobuf:"bytes,2,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	ClusterId     string                 `protobuf:"bytes,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportHeader) Reset() {
+	*x = ExportHeader{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportHeader) ProtoMessage() {}
+
+func (x *ExportHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportHeader.ProtoReflect.Descriptor instead.
+func (*ExportHeader) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ExportHeader) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ExportHeader) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *ExportHeader) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+// ObjectPart is a part of a run of objects: each begins, has its entries in the order of their keys, and
+// ends.
+type ObjectPart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ObjectPart_Begin
+	//	*ObjectPart_Entry
+	//	*ObjectPart_End
+	//	*ObjectPart_Skipped
+	Part          isObjectPart_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectPart) Reset() {
+	*x = ObjectPart{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectPart) ProtoMessage() {}
+
+func (x *ObjectPart) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectPart.ProtoReflect.Descriptor instead.
+func (*ObjectPart) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ObjectPart) GetPart() isObjectPart_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ObjectPart) GetBegin() *ObjectBegin {
+	if x != nil {
+		if x, ok := x.Part.(*ObjectPart_Begin); ok {
+			return x.Begin
+		}
+	}
+	return nil
+}
+
+func (x *ObjectPart) GetEntry() *Entry {
+	if x != nil {
+		if x, ok := x.Part.(*ObjectPart_Entry); ok {
+			return x.Entry
+		}
+	}
+	return nil
+}
+
+func (x *ObjectPart) GetEnd() *ObjectEnd {
+	if x != nil {
+		if x, ok := x.Part.(*ObjectPart_End); ok {
+			return x.End
+		}
+	}
+	return nil
+}
+
+func (x *ObjectPart) GetSkipped() *ObjectSkipped {
+	if x != nil {
+		if x, ok := x.Part.(*ObjectPart_Skipped); ok {
+			return x.Skipped
+		}
+	}
+	return nil
+}
+
+type isObjectPart_Part interface {
+	isObjectPart_Part()
+}
+
+type ObjectPart_Begin struct {
+	Begin *ObjectBegin `protobuf:"bytes,1,opt,name=begin,proto3,oneof"`
+}
+
+type ObjectPart_Entry struct {
+	Entry *Entry `protobuf:"bytes,2,opt,name=entry,proto3,oneof"`
+}
+
+type ObjectPart_End struct {
+	End *ObjectEnd `protobuf:"bytes,3,opt,name=end,proto3,oneof"`
+}
+
+type ObjectPart_Skipped struct {
+	// In place of an object that can't be exported.
+	Skipped *ObjectSkipped `protobuf:"bytes,4,opt,name=skipped,proto3,oneof"`
+}
+
+func (*ObjectPart_Begin) isObjectPart_Part() {}
+
+func (*ObjectPart_Entry) isObjectPart_Part() {}
+
+func (*ObjectPart_End) isObjectPart_Part() {}
+
+func (*ObjectPart_Skipped) isObjectPart_Part() {}
+
+type ObjectBegin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 32 bytes.
+	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Absent when the object was only ever called by id.
+	Name      *string          `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Alarm     *ObjectAlarm     `protobuf:"bytes,3,opt,name=alarm,proto3" json:"alarm,omitempty"`
+	DeadAlarm *ObjectDeadAlarm `protobuf:"bytes,4,opt,name=dead_alarm,json=deadAlarm,proto3" json:"dead_alarm,omitempty"`
+	// The moment, as the last write before it: its number, and the owner's hybrid logical time.
+	CommitSequence uint64 `protobuf:"varint,5,opt,name=commit_sequence,json=commitSequence,proto3" json:"commit_sequence,omitempty"`
+	Time           uint64 `protobuf:"varint,6,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ObjectBegin) Reset() {
+	*x = ObjectBegin{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectBegin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectBegin) ProtoMessage() {}
+
+func (x *ObjectBegin) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectBegin.ProtoReflect.Descriptor instead.
+func (*ObjectBegin) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ObjectBegin) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ObjectBegin) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *ObjectBegin) GetAlarm() *ObjectAlarm {
+	if x != nil {
+		return x.Alarm
+	}
+	return nil
+}
+
+func (x *ObjectBegin) GetDeadAlarm() *ObjectDeadAlarm {
+	if x != nil {
+		return x.DeadAlarm
+	}
+	return nil
+}
+
+func (x *ObjectBegin) GetCommitSequence() uint64 {
+	if x != nil {
+		return x.CommitSequence
+	}
+	return 0
+}
+
+func (x *ObjectBegin) GetTime() uint64 {
+	if x != nil {
+		return x.Time
+	}
+	return 0
+}
+
+// Times are milliseconds since the Unix epoch.
+type ObjectAlarm struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	DueUnixMs       int64                  `protobuf:"varint,1,opt,name=due_unix_ms,json=dueUnixMs,proto3" json:"due_unix_ms,omitempty"`
+	ScheduledUnixMs int64                  `protobuf:"varint,2,opt,name=scheduled_unix_ms,json=scheduledUnixMs,proto3" json:"scheduled_unix_ms,omitempty"`
+	Retries         uint32                 `protobuf:"varint,3,opt,name=retries,proto3" json:"retries,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ObjectAlarm) Reset() {
+	*x = ObjectAlarm{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectAlarm) ProtoMessage() {}
+
+func (x *ObjectAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectAlarm.ProtoReflect.Descriptor instead.
+func (*ObjectAlarm) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ObjectAlarm) GetDueUnixMs() int64 {
+	if x != nil {
+		return x.DueUnixMs
+	}
+	return 0
+}
+
+func (x *ObjectAlarm) GetScheduledUnixMs() int64 {
+	if x != nil {
+		return x.ScheduledUnixMs
+	}
+	return 0
+}
+
+func (x *ObjectAlarm) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+type ObjectDeadAlarm struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	ScheduledUnixMs int64                  `protobuf:"varint,1,opt,name=scheduled_unix_ms,json=scheduledUnixMs,proto3" json:"scheduled_unix_ms,omitempty"`
+	DiedUnixMs      int64                  `protobuf:"varint,2,opt,name=died_unix_ms,json=diedUnixMs,proto3" json:"died_unix_ms,omitempty"`
+	Retries         uint32                 `protobuf:"varint,3,opt,name=retries,proto3" json:"retries,omitempty"`
+	Error           string                 `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *ObjectDeadAlarm) Reset() {
+	*x = ObjectDeadAlarm{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectDeadAlarm) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectDeadAlarm) ProtoMessage() {}
+
+func (x *ObjectDeadAlarm) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectDeadAlarm.ProtoReflect.Descriptor instead.
+func (*ObjectDeadAlarm) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ObjectDeadAlarm) GetScheduledUnixMs() int64 {
+	if x != nil {
+		return x.ScheduledUnixMs
+	}
+	return 0
+}
+
+func (x *ObjectDeadAlarm) GetDiedUnixMs() int64 {
+	if x != nil {
+		return x.DiedUnixMs
+	}
+	return 0
+}
+
+func (x *ObjectDeadAlarm) GetRetries() uint32 {
+	if x != nil {
+		return x.Retries
+	}
+	return 0
+}
+
+func (x *ObjectDeadAlarm) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type ObjectEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectEnd) Reset() {
+	*x = ObjectEnd{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectEnd) ProtoMessage() {}
+
+func (x *ObjectEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectEnd.ProtoReflect.Descriptor instead.
+func (*ObjectEnd) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+type ObjectSkipped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Name          *string                `protobuf:"bytes,2,opt,name=name,proto3,oneof" json:"name,omitempty"`
+	Why           string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ObjectSkipped) Reset() {
+	*x = ObjectSkipped{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ObjectSkipped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ObjectSkipped) ProtoMessage() {}
+
+func (x *ObjectSkipped) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ObjectSkipped.ProtoReflect.Descriptor instead.
+func (*ObjectSkipped) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ObjectSkipped) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ObjectSkipped) GetName() string {
+	if x != nil && x.Name != nil {
+		return *x.Name
+	}
+	return ""
+}
+
+func (x *ObjectSkipped) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+type ImportObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first message, and no other.
+	Begin         *ImportBegin  `protobuf:"bytes,1,opt,name=begin,proto3" json:"begin,omitempty"`
+	Parts         []*ObjectPart `protobuf:"bytes,2,rep,name=parts,proto3" json:"parts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportObjectsRequest) Reset() {
+	*x = ImportObjectsRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportObjectsRequest) ProtoMessage() {}
+
+func (x *ImportObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ImportObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ImportObjectsRequest) GetBegin() *ImportBegin {
+	if x != nil {
+		return x.Begin
+	}
+	return nil
+}
+
+func (x *ImportObjectsRequest) GetParts() []*ObjectPart {
+	if x != nil {
+		return x.Parts
+	}
+	return nil
+}
+
+type ImportBegin struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The class to import into, and the unique key of the one that the objects are from: those without a
+	// name can be in no other namespace.
+	Class     string `protobuf:"bytes,1,opt,name=class,proto3" json:"class,omitempty"`
+	UniqueKey string `protobuf:"bytes,2,opt,name=unique_key,json=uniqueKey,proto3" json:"unique_key,omitempty"`
+	// Put what is imported in the place of objects that exist; else those are left as they are.
+	Replace       bool `protobuf:"varint,3,opt,name=replace,proto3" json:"replace,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportBegin) Reset() {
+	*x = ImportBegin{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportBegin) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportBegin) ProtoMessage() {}
+
+func (x *ImportBegin) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportBegin.ProtoReflect.Descriptor instead.
+func (*ImportBegin) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ImportBegin) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ImportBegin) GetUniqueKey() string {
+	if x != nil {
+		return x.UniqueKey
+	}
+	return ""
+}
+
+func (x *ImportBegin) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+type ImportObjectsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Objects       []*ImportedObject      `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportObjectsResponse) Reset() {
+	*x = ImportObjectsResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportObjectsResponse) ProtoMessage() {}
+
+func (x *ImportObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportObjectsResponse.ProtoReflect.Descriptor instead.
+func (*ImportObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ImportObjectsResponse) GetObjects() []*ImportedObject {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+type ImportedObject struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was exported.
+	Id []byte `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Why it was not imported, of those that errors have: empty when it was.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportedObject) Reset() {
+	*x = ImportedObject{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportedObject) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportedObject) ProtoMessage() {}
+
+func (x *ImportedObject) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportedObject.ProtoReflect.Descriptor instead.
+func (*ImportedObject) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ImportedObject) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *ImportedObject) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ImportedObject) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 type RemoveNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name or id.
@@ -1869,7 +2743,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[27]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1881,7 +2755,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[27]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1894,7 +2768,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveNodeRequest) GetNode() string {
@@ -1913,7 +2787,7 @@ type RemoveNodeResponse struct {
 
 func (x *RemoveNodeResponse) Reset() {
 	*x = RemoveNodeResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[28]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2799,7 @@ func (x *RemoveNodeResponse) String() string {
 func (*RemoveNodeResponse) ProtoMessage() {}
 
 func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[28]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2812,7 @@ func (x *RemoveNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeResponse.ProtoReflect.Descriptor instead.
 func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RemoveNodeResponse) GetId() string {
@@ -1960,7 +2834,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[29]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1972,7 +2846,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[29]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1985,7 +2859,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DrainNodeRequest) GetNode() string {
@@ -2011,7 +2885,7 @@ type DrainNodeResponse struct {
 
 func (x *DrainNodeResponse) Reset() {
 	*x = DrainNodeResponse{}
-	mi := &file_holdfast_v1_admin_proto_msgTypes[30]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2023,7 +2897,7 @@ func (x *DrainNodeResponse) String() string {
 func (*DrainNodeResponse) ProtoMessage() {}
 
 func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_v1_admin_proto_msgTypes[30]
+	mi := &file_holdfast_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2036,7 +2910,7 @@ func (x *DrainNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeResponse.ProtoReflect.Descriptor instead.
 func (*DrainNodeResponse) Descriptor() ([]byte, []int) {
-	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DrainNodeResponse) GetId() string {
@@ -2119,7 +2993,7 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x05limit\x18\x04 \x01(\x05R\x05limit\x12\x1f\n" +
 	"\vstart_after\x18\x05 \x01(\fR\n" +
 	"startAfterB\b\n" +
-	"\x06object\"\x9f\x03\n" +
+	"\x06object\"\xcc\x03\n" +
 	"\x12ShowObjectResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x17\n" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x14\n" +
@@ -2133,7 +3007,8 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x11alarm_due_unix_ms\x18\n" +
 	" \x01(\x03R\x0ealarmDueUnixMs\x125\n" +
 	"\n" +
-	"dead_alarm\x18\v \x01(\v2\x16.holdfast.v1.DeadAlarmR\tdeadAlarmB\a\n" +
+	"dead_alarm\x18\v \x01(\v2\x16.holdfast.v1.DeadAlarmR\tdeadAlarm\x12+\n" +
+	"\x11import_unfinished\x18\f \x01(\bR\x10importUnfinishedB\a\n" +
 	"\x05_nameB\x10\n" +
 	"\x0e_alarm_unix_ms\"O\n" +
 	"\x05Entry\x12\x10\n" +
@@ -2187,7 +3062,68 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x12\x10\n" +
 	"\x02id\x18\x03 \x01(\tH\x00R\x02idB\b\n" +
 	"\x06object\"\x16\n" +
-	"\x14DiscardAlarmResponse\"'\n" +
+	"\x14DiscardAlarmResponse\"t\n" +
+	"\x14ExportObjectsRequest\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x14\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x12\x10\n" +
+	"\x02id\x18\x03 \x01(\tH\x00R\x02id\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05afterB\b\n" +
+	"\x06object\"y\n" +
+	"\x15ExportObjectsResponse\x121\n" +
+	"\x06header\x18\x01 \x01(\v2\x19.holdfast.v1.ExportHeaderR\x06header\x12-\n" +
+	"\x05parts\x18\x02 \x03(\v2\x17.holdfast.v1.ObjectPartR\x05parts\"b\n" +
+	"\fExportHeader\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x02 \x01(\tR\tuniqueKey\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x03 \x01(\tR\tclusterId\"\xd6\x01\n" +
+	"\n" +
+	"ObjectPart\x120\n" +
+	"\x05begin\x18\x01 \x01(\v2\x18.holdfast.v1.ObjectBeginH\x00R\x05begin\x12*\n" +
+	"\x05entry\x18\x02 \x01(\v2\x12.holdfast.v1.EntryH\x00R\x05entry\x12*\n" +
+	"\x03end\x18\x03 \x01(\v2\x16.holdfast.v1.ObjectEndH\x00R\x03end\x126\n" +
+	"\askipped\x18\x04 \x01(\v2\x1a.holdfast.v1.ObjectSkippedH\x00R\askippedB\x06\n" +
+	"\x04part\"\xe9\x01\n" +
+	"\vObjectBegin\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12.\n" +
+	"\x05alarm\x18\x03 \x01(\v2\x18.holdfast.v1.ObjectAlarmR\x05alarm\x12;\n" +
+	"\n" +
+	"dead_alarm\x18\x04 \x01(\v2\x1c.holdfast.v1.ObjectDeadAlarmR\tdeadAlarm\x12'\n" +
+	"\x0fcommit_sequence\x18\x05 \x01(\x04R\x0ecommitSequence\x12\x12\n" +
+	"\x04time\x18\x06 \x01(\x04R\x04timeB\a\n" +
+	"\x05_name\"s\n" +
+	"\vObjectAlarm\x12\x1e\n" +
+	"\vdue_unix_ms\x18\x01 \x01(\x03R\tdueUnixMs\x12*\n" +
+	"\x11scheduled_unix_ms\x18\x02 \x01(\x03R\x0fscheduledUnixMs\x12\x18\n" +
+	"\aretries\x18\x03 \x01(\rR\aretries\"\x8f\x01\n" +
+	"\x0fObjectDeadAlarm\x12*\n" +
+	"\x11scheduled_unix_ms\x18\x01 \x01(\x03R\x0fscheduledUnixMs\x12 \n" +
+	"\fdied_unix_ms\x18\x02 \x01(\x03R\n" +
+	"diedUnixMs\x12\x18\n" +
+	"\aretries\x18\x03 \x01(\rR\aretries\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05error\"\v\n" +
+	"\tObjectEnd\"S\n" +
+	"\rObjectSkipped\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x17\n" +
+	"\x04name\x18\x02 \x01(\tH\x00R\x04name\x88\x01\x01\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03whyB\a\n" +
+	"\x05_name\"u\n" +
+	"\x14ImportObjectsRequest\x12.\n" +
+	"\x05begin\x18\x01 \x01(\v2\x18.holdfast.v1.ImportBeginR\x05begin\x12-\n" +
+	"\x05parts\x18\x02 \x03(\v2\x17.holdfast.v1.ObjectPartR\x05parts\"\\\n" +
+	"\vImportBegin\x12\x14\n" +
+	"\x05class\x18\x01 \x01(\tR\x05class\x12\x1d\n" +
+	"\n" +
+	"unique_key\x18\x02 \x01(\tR\tuniqueKey\x12\x18\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\"N\n" +
+	"\x15ImportObjectsResponse\x125\n" +
+	"\aobjects\x18\x01 \x03(\v2\x1b.holdfast.v1.ImportedObjectR\aobjects\"R\n" +
+	"\x0eImportedObject\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"'\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"$\n" +
 	"\x12RemoveNodeResponse\x12\x0e\n" +
@@ -2196,7 +3132,7 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"#\n" +
 	"\x11DrainNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id2\xc6\a\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id2\xfc\b\n" +
 	"\x05Admin\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
 	"\vListObjects\x12\x1f.holdfast.v1.ListObjectsRequest\x1a .holdfast.v1.ListObjectsResponse\x12M\n" +
@@ -2210,7 +3146,9 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"RearmAlarm\x12\x1e.holdfast.v1.RearmAlarmRequest\x1a\x1f.holdfast.v1.RearmAlarmResponse\x12S\n" +
 	"\fDiscardAlarm\x12 .holdfast.v1.DiscardAlarmRequest\x1a!.holdfast.v1.DiscardAlarmResponse\x12P\n" +
 	"\vRenameClass\x12\x1f.holdfast.v1.RenameClassRequest\x1a .holdfast.v1.RenameClassResponse\x12P\n" +
-	"\vDeleteClass\x12\x1f.holdfast.v1.DeleteClassRequest\x1a .holdfast.v1.DeleteClassResponse\x12M\n" +
+	"\vDeleteClass\x12\x1f.holdfast.v1.DeleteClassRequest\x1a .holdfast.v1.DeleteClassResponse\x12X\n" +
+	"\rExportObjects\x12!.holdfast.v1.ExportObjectsRequest\x1a\".holdfast.v1.ExportObjectsResponse0\x01\x12Z\n" +
+	"\rImportObjects\x12!.holdfast.v1.ImportObjectsRequest\x1a\".holdfast.v1.ImportObjectsResponse(\x010\x01\x12M\n" +
 	"\n" +
 	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse\x12J\n" +
 	"\tDrainNode\x12\x1d.holdfast.v1.DrainNodeRequest\x1a\x1e.holdfast.v1.DrainNodeResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
@@ -2227,7 +3165,7 @@ func file_holdfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_admin_proto_rawDescData
 }
 
-var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),          // 0: holdfast.v1.StatusRequest
 	(*StatusResponse)(nil),         // 1: holdfast.v1.StatusResponse
@@ -2256,10 +3194,23 @@ var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*RearmAlarmResponse)(nil),     // 24: holdfast.v1.RearmAlarmResponse
 	(*DiscardAlarmRequest)(nil),    // 25: holdfast.v1.DiscardAlarmRequest
 	(*DiscardAlarmResponse)(nil),   // 26: holdfast.v1.DiscardAlarmResponse
-	(*RemoveNodeRequest)(nil),      // 27: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),     // 28: holdfast.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),       // 29: holdfast.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),      // 30: holdfast.v1.DrainNodeResponse
+	(*ExportObjectsRequest)(nil),   // 27: holdfast.v1.ExportObjectsRequest
+	(*ExportObjectsResponse)(nil),  // 28: holdfast.v1.ExportObjectsResponse
+	(*ExportHeader)(nil),           // 29: holdfast.v1.ExportHeader
+	(*ObjectPart)(nil),             // 30: holdfast.v1.ObjectPart
+	(*ObjectBegin)(nil),            // 31: holdfast.v1.ObjectBegin
+	(*ObjectAlarm)(nil),            // 32: holdfast.v1.ObjectAlarm
+	(*ObjectDeadAlarm)(nil),        // 33: holdfast.v1.ObjectDeadAlarm
+	(*ObjectEnd)(nil),              // 34: holdfast.v1.ObjectEnd
+	(*ObjectSkipped)(nil),          // 35: holdfast.v1.ObjectSkipped
+	(*ImportObjectsRequest)(nil),   // 36: holdfast.v1.ImportObjectsRequest
+	(*ImportBegin)(nil),            // 37: holdfast.v1.ImportBegin
+	(*ImportObjectsResponse)(nil),  // 38: holdfast.v1.ImportObjectsResponse
+	(*ImportedObject)(nil),         // 39: holdfast.v1.ImportedObject
+	(*RemoveNodeRequest)(nil),      // 40: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),     // 41: holdfast.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),       // 42: holdfast.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),      // 43: holdfast.v1.DrainNodeResponse
 }
 var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.Node
@@ -2271,35 +3222,50 @@ var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	22, // 6: holdfast.v1.ShowObjectResponse.dead_alarm:type_name -> holdfast.v1.DeadAlarm
 	20, // 7: holdfast.v1.ListAlarmsResponse.alarms:type_name -> holdfast.v1.PendingAlarm
 	22, // 8: holdfast.v1.ListDeadAlarmsResponse.alarms:type_name -> holdfast.v1.DeadAlarm
-	0,  // 9: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
-	6,  // 10: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
-	13, // 11: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
-	16, // 12: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
-	18, // 13: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	18, // 14: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	23, // 15: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
-	25, // 16: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
-	7,  // 17: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
-	9,  // 18: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
-	27, // 19: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
-	29, // 20: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
-	1,  // 21: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
-	11, // 22: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
-	14, // 23: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
-	17, // 24: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
-	19, // 25: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
-	21, // 26: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
-	24, // 27: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
-	26, // 28: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
-	8,  // 29: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
-	10, // 30: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
-	28, // 31: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
-	30, // 32: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
-	21, // [21:33] is the sub-list for method output_type
-	9,  // [9:21] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	29, // 9: holdfast.v1.ExportObjectsResponse.header:type_name -> holdfast.v1.ExportHeader
+	30, // 10: holdfast.v1.ExportObjectsResponse.parts:type_name -> holdfast.v1.ObjectPart
+	31, // 11: holdfast.v1.ObjectPart.begin:type_name -> holdfast.v1.ObjectBegin
+	15, // 12: holdfast.v1.ObjectPart.entry:type_name -> holdfast.v1.Entry
+	34, // 13: holdfast.v1.ObjectPart.end:type_name -> holdfast.v1.ObjectEnd
+	35, // 14: holdfast.v1.ObjectPart.skipped:type_name -> holdfast.v1.ObjectSkipped
+	32, // 15: holdfast.v1.ObjectBegin.alarm:type_name -> holdfast.v1.ObjectAlarm
+	33, // 16: holdfast.v1.ObjectBegin.dead_alarm:type_name -> holdfast.v1.ObjectDeadAlarm
+	37, // 17: holdfast.v1.ImportObjectsRequest.begin:type_name -> holdfast.v1.ImportBegin
+	30, // 18: holdfast.v1.ImportObjectsRequest.parts:type_name -> holdfast.v1.ObjectPart
+	39, // 19: holdfast.v1.ImportObjectsResponse.objects:type_name -> holdfast.v1.ImportedObject
+	0,  // 20: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
+	6,  // 21: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
+	13, // 22: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
+	16, // 23: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
+	18, // 24: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	18, // 25: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	23, // 26: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
+	25, // 27: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
+	7,  // 28: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
+	9,  // 29: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
+	27, // 30: holdfast.v1.Admin.ExportObjects:input_type -> holdfast.v1.ExportObjectsRequest
+	36, // 31: holdfast.v1.Admin.ImportObjects:input_type -> holdfast.v1.ImportObjectsRequest
+	40, // 32: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
+	42, // 33: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
+	1,  // 34: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
+	11, // 35: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
+	14, // 36: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
+	17, // 37: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
+	19, // 38: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
+	21, // 39: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
+	24, // 40: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
+	26, // 41: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
+	8,  // 42: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
+	10, // 43: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
+	28, // 44: holdfast.v1.Admin.ExportObjects:output_type -> holdfast.v1.ExportObjectsResponse
+	38, // 45: holdfast.v1.Admin.ImportObjects:output_type -> holdfast.v1.ImportObjectsResponse
+	41, // 46: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	43, // 47: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
+	34, // [34:48] is the sub-list for method output_type
+	20, // [20:34] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_admin_proto_init() }
@@ -2327,13 +3293,25 @@ func file_holdfast_v1_admin_proto_init() {
 		(*DiscardAlarmRequest_Name)(nil),
 		(*DiscardAlarmRequest_Id)(nil),
 	}
+	file_holdfast_v1_admin_proto_msgTypes[27].OneofWrappers = []any{
+		(*ExportObjectsRequest_Name)(nil),
+		(*ExportObjectsRequest_Id)(nil),
+	}
+	file_holdfast_v1_admin_proto_msgTypes[30].OneofWrappers = []any{
+		(*ObjectPart_Begin)(nil),
+		(*ObjectPart_Entry)(nil),
+		(*ObjectPart_End)(nil),
+		(*ObjectPart_Skipped)(nil),
+	}
+	file_holdfast_v1_admin_proto_msgTypes[31].OneofWrappers = []any{}
+	file_holdfast_v1_admin_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_admin_proto_rawDesc), len(file_holdfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

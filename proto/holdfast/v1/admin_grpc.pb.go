@@ -29,6 +29,8 @@ const (
 	Admin_DiscardAlarm_FullMethodName   = "/holdfast.v1.Admin/DiscardAlarm"
 	Admin_RenameClass_FullMethodName    = "/holdfast.v1.Admin/RenameClass"
 	Admin_DeleteClass_FullMethodName    = "/holdfast.v1.Admin/DeleteClass"
+	Admin_ExportObjects_FullMethodName  = "/holdfast.v1.Admin/ExportObjects"
+	Admin_ImportObjects_FullMethodName  = "/holdfast.v1.Admin/ImportObjects"
 	Admin_RemoveNode_FullMethodName     = "/holdfast.v1.Admin/RemoveNode"
 	Admin_DrainNode_FullMethodName      = "/holdfast.v1.Admin/DrainNode"
 )
@@ -65,6 +67,15 @@ type AdminClient interface {
 	// recorded, and calls are refused from then on; ListObjects with unique_key shows what is left. A class
 	// that is made later under the same name begins with nothing.
 	DeleteClass(ctx context.Context, in *DeleteClassRequest, opts ...grpc.CallOption) (*DeleteClassResponse, error)
+	// ExportObjects returns what one object, or every object of a class, has stored: each as it was at one
+	// moment, in the order of shards and then of ids. It ends early, with UNAVAILABLE, when an owner goes:
+	// an object without its end is not whole then, and after says where to go on.
+	ExportObjects(ctx context.Context, in *ExportObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportObjectsResponse], error)
+	// ImportObjects puts what was exported into objects, each at once or, when it is large, in parts,
+	// between which the object is refused to everybody. What becomes of each object is answered as it
+	// comes, in no order; the stream ends early when the cluster can't take more. It is safe to send
+	// everything again.
+	ImportObjects(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportObjectsRequest, ImportObjectsResponse], error)
 	// RemoveNode moves every replica off a node and then bars it for good. It returns when the
 	// removal is recorded; Status shows how far it is.
 	RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
@@ -182,6 +193,38 @@ func (c *adminClient) DeleteClass(ctx context.Context, in *DeleteClassRequest, o
 	return out, nil
 }
 
+func (c *adminClient) ExportObjects(ctx context.Context, in *ExportObjectsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportObjectsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[0], Admin_ExportObjects_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportObjectsRequest, ExportObjectsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ExportObjectsClient = grpc.ServerStreamingClient[ExportObjectsResponse]
+
+func (c *adminClient) ImportObjects(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ImportObjectsRequest, ImportObjectsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[1], Admin_ImportObjects_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportObjectsRequest, ImportObjectsResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ImportObjectsClient = grpc.BidiStreamingClient[ImportObjectsRequest, ImportObjectsResponse]
+
 func (c *adminClient) RemoveNode(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveNodeResponse)
@@ -234,6 +277,15 @@ type AdminServer interface {
 	// recorded, and calls are refused from then on; ListObjects with unique_key shows what is left. A class
 	// that is made later under the same name begins with nothing.
 	DeleteClass(context.Context, *DeleteClassRequest) (*DeleteClassResponse, error)
+	// ExportObjects returns what one object, or every object of a class, has stored: each as it was at one
+	// moment, in the order of shards and then of ids. It ends early, with UNAVAILABLE, when an owner goes:
+	// an object without its end is not whole then, and after says where to go on.
+	ExportObjects(*ExportObjectsRequest, grpc.ServerStreamingServer[ExportObjectsResponse]) error
+	// ImportObjects puts what was exported into objects, each at once or, when it is large, in parts,
+	// between which the object is refused to everybody. What becomes of each object is answered as it
+	// comes, in no order; the stream ends early when the cluster can't take more. It is safe to send
+	// everything again.
+	ImportObjects(grpc.BidiStreamingServer[ImportObjectsRequest, ImportObjectsResponse]) error
 	// RemoveNode moves every replica off a node and then bars it for good. It returns when the
 	// removal is recorded; Status shows how far it is.
 	RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
@@ -280,6 +332,12 @@ func (UnimplementedAdminServer) RenameClass(context.Context, *RenameClassRequest
 }
 func (UnimplementedAdminServer) DeleteClass(context.Context, *DeleteClassRequest) (*DeleteClassResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteClass not implemented")
+}
+func (UnimplementedAdminServer) ExportObjects(*ExportObjectsRequest, grpc.ServerStreamingServer[ExportObjectsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportObjects not implemented")
+}
+func (UnimplementedAdminServer) ImportObjects(grpc.BidiStreamingServer[ImportObjectsRequest, ImportObjectsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportObjects not implemented")
 }
 func (UnimplementedAdminServer) RemoveNode(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveNode not implemented")
@@ -488,6 +546,24 @@ func _Admin_DeleteClass_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_ExportObjects_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportObjectsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).ExportObjects(m, &grpc.GenericServerStream[ExportObjectsRequest, ExportObjectsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ExportObjectsServer = grpc.ServerStreamingServer[ExportObjectsResponse]
+
+func _Admin_ImportObjects_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServer).ImportObjects(&grpc.GenericServerStream[ImportObjectsRequest, ImportObjectsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_ImportObjectsServer = grpc.BidiStreamingServer[ImportObjectsRequest, ImportObjectsResponse]
+
 func _Admin_RemoveNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveNodeRequest)
 	if err := dec(in); err != nil {
@@ -580,6 +656,18 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _Admin_DrainNode_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ExportObjects",
+			Handler:       _Admin_ExportObjects_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ImportObjects",
+			Handler:       _Admin_ImportObjects_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "holdfast/v1/admin.proto",
 }
