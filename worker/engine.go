@@ -91,8 +91,9 @@ func (e *engine) enterLocked(en *entry, fn, then func() error) error {
 	}
 	e.now = en
 	defer func() { e.now = nil }()
-	began := time.Now()
+	var took time.Duration
 	err := e.js.Enter(func() error {
+		defer func() { took = e.js.Spent() }()
 		err := e.platform.NewEvent()
 		if err == nil {
 			err = fn()
@@ -102,13 +103,16 @@ func (e *engine) enterLocked(en *entry, fn, then func() error) error {
 		}
 		if err == nil && then != nil {
 			err = then()
+			if more := e.settle(err); err == nil || isFatal(more) { // A body that is taken begins to be read.
+				err = more
+			}
 		}
 		return e.keepable(err)
 	})
 	if isAbort(err) {
 		return errAborted
 	}
-	spent := en.loop.spend(time.Since(began), e.w.cfg.CPUMax)
+	spent := en.loop.spend(took, e.w.cfg.CPUMax)
 	switch {
 	case isFatal(err):
 		e.lost = &lostError{cause: err, by: en.loop}

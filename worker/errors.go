@@ -113,13 +113,15 @@ type told struct {
 
 // Texts of Durable Objects.
 const (
-	textLost       = "Network connection lost."
-	textOverloaded = "Durable Object is overloaded. Too many requests queued."
-	textTooLong    = "Durable Object is overloaded. Requests queued for too long."
-	textBlocked    = "A call to blockConcurrencyWhile() in a Durable Object waited for too long. The call was canceled and the Durable Object was reset."
-	textCPU        = "Durable Object exceeded its CPU time limit and was reset."
-	textMemory     = "Durable Object's isolate exceeded its memory limit and was reset."
-	textEngine     = "Internal error in the JavaScript engine caused object to be reset."
+	textLost        = "Network connection lost."
+	textOverloaded  = "Durable Object is overloaded. Too many requests queued."
+	textTooLong     = "Durable Object is overloaded. Requests queued for too long."
+	textBlocked     = "A call to blockConcurrencyWhile() in a Durable Object waited for too long. The call was canceled and the Durable Object was reset."
+	textCPU         = "Durable Object exceeded its CPU time limit and was reset."
+	textMemory      = "Durable Object's isolate exceeded its memory limit and was reset."
+	textCPUOther    = "Durable Object was reset because another one in its JavaScript engine exceeded its CPU time limit."
+	textMemoryOther = "Durable Object was reset because its JavaScript engine exceeded its memory limit."
+	textEngine      = "Internal error in the JavaScript engine caused object to be reset."
 )
 
 // tell says what JavaScript is told of why a call has failed.

@@ -13,30 +13,34 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/node"
 	"github.com/holdfast-io/holdfast/worker"
 	"github.com/holdfast-io/holdfast/worker/bundle"
 	"github.com/holdfast-io/holdfast/worker/web/outbound"
 )
 
-// world is a node that runs one worker.
+// world is a node that runs workers.
 type world struct {
-	t      testing.TB
-	dir    string
-	bundle *bundle.Bundle
-	config func(*worker.Config)
-	idle   time.Duration
+	t       testing.TB
+	dir     string
+	bundles []*bundle.Bundle
+	config  func(*worker.Config)
+	idle    time.Duration
+	classes []actor.Class // in Go
 
-	node   *node.Node
-	worker *worker.Worker
-	client *outbound.Client
-	logs   *logs
-	stop   func()
+	node    *node.Node
+	worker  *worker.Worker // the first
+	workers []*worker.Worker
+	client  *outbound.Client
+	logs    *logs
+	stop    func()
 }
 
 // logs keeps what a worker logs.
@@ -57,43 +61,45 @@ func (l *logs) String() string {
 	return l.text.String()
 }
 
-// newWorld runs a worker of one module, with the Durable Object classes that are named.
+// newWorld runs a worker of one module, named test.
 func newWorld(tb testing.TB, source string, options ...func(*world)) *world {
+	tb.Helper()
+	return projectWorld(tb, writeProject(tb, "test", source), options...)
+}
+
+// also runs another worker of one module beside.
+func also(name, source string) func(*world) {
+	return func(w *world) { w.build(writeProject(w.t, name, source)) }
+}
+
+// writeProject writes a project of one module, whose exported classes are Durable Objects and bound by their names in
+// upper case; lines "// bind NAME CLASS WORKER" bind others.
+func writeProject(tb testing.TB, name, source string) string {
 	tb.Helper()
 	dir := tb.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "index.ts"), []byte(source), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	config := "name = \"test\"\nmain = \"index.ts\"\ncompatibility_date = \"2026-10-01\"\n"
-	for _, class := range classesOf(source) {
-		config += fmt.Sprintf("[[durable_objects.bindings]]\nname = %q\nclass_name = %q\n", strings.ToUpper(class), class)
+	config := fmt.Sprintf("name = %q\nmain = \"index.ts\"\ncompatibility_date = \"2026-10-01\"\n", name)
+	for line := range strings.Lines(source) {
+		switch words := strings.Fields(line); {
+		case len(words) > 2 && words[0] == "export" && words[1] == "class":
+			config += fmt.Sprintf("[[durable_objects.bindings]]\nname = %q\nclass_name = %q\n", strings.ToUpper(words[2]), words[2])
+		case len(words) == 5 && words[0] == "//" && words[1] == "bind":
+			config += fmt.Sprintf("[[durable_objects.bindings]]\nname = %q\nclass_name = %q\nscript_name = %q\n", words[2], words[3], words[4])
+		}
 	}
 	if err := os.WriteFile(filepath.Join(dir, "wrangler.toml"), []byte(config), 0o600); err != nil {
 		tb.Fatal(err)
 	}
-	return projectWorld(tb, dir, options...)
-}
-
-// classesOf finds the exported classes.
-func classesOf(source string) []string {
-	var out []string
-	for line := range strings.Lines(source) {
-		if rest, ok := strings.CutPrefix(line, "export class "); ok {
-			name, _, _ := strings.Cut(rest, " ")
-			out = append(out, name)
-		}
-	}
-	return out
+	return dir
 }
 
 // projectWorld runs the worker of a project.
 func projectWorld(tb testing.TB, project string, options ...func(*world)) *world {
 	tb.Helper()
-	built, err := bundle.Build(project, bundle.Options{})
-	if err != nil {
-		tb.Fatal(err)
-	}
-	w := &world{t: tb, dir: tb.TempDir(), bundle: built.Bundle, logs: &logs{}}
+	w := &world{t: tb, dir: tb.TempDir(), logs: &logs{}}
+	w.build(project)
 	for _, o := range options {
 		o(w)
 	}
@@ -102,25 +108,45 @@ func projectWorld(tb testing.TB, project string, options ...func(*world)) *world
 	return w
 }
 
+// build has the world run the worker of a project.
+func (w *world) build(project string) {
+	w.t.Helper()
+	built, err := bundle.Build(project, bundle.Options{Modules: worker.Modules()})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.bundles = append(w.bundles, built.Bundle)
+}
+
 func (w *world) start() {
 	w.t.Helper()
 	w.client = outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
 	cluster := &worker.LateCluster{}
-	cfg := worker.Config{Bundle: w.bundle, Cluster: cluster, Fetch: w.client, Engines: 2, Logs: w.logs, ShowErrors: true, Logger: slog.New(slog.NewTextHandler(testWriter{w.t}, nil))}
-	if w.config != nil {
-		w.config(&cfg)
+	w.workers = nil
+	classes := slices.Clone(w.classes)
+	for _, b := range w.bundles {
+		cfg := worker.Config{Bundle: b, Cluster: cluster, Fetch: w.client, Engines: 2, Logs: w.logs, ShowErrors: true, Logger: slog.New(slog.NewTextHandler(testWriter{w.t}, nil))}
+		if raceDetector {
+			cfg.CPUMax = 5 * time.Minute
+		}
+		if w.config != nil {
+			w.config(&cfg)
+		}
+		run, err := worker.New(cfg)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.workers = append(w.workers, run)
+		classes = append(classes, run.Classes()...)
 	}
-	var err error
-	if w.worker, err = worker.New(cfg); err != nil {
-		w.t.Fatal(err)
-	}
-	classes := w.worker.Classes()
+	w.worker = w.workers[0]
 	for i := range classes {
 		if w.idle > 0 {
 			classes[i].IdleTimeout = w.idle
 		}
 	}
 	const free = "127.0.0.1:0"
+	var err error
 	w.node, err = node.Start(w.t.Context(), node.Config{
 		Name: "test", DataDir: w.dir, Bootstrap: true, Shards: 4, Classes: classes,
 		GRPC: free, Peer: free, Gossip: free, HTTP: free, Admin: free,
@@ -134,7 +160,9 @@ func (w *world) start() {
 		if err := w.node.Close(context.WithoutCancel(w.t.Context())); err != nil {
 			w.t.Error(err)
 		}
-		w.worker.Close()
+		for _, run := range w.workers {
+			run.Close()
+		}
 		w.client.Close()
 	})
 	if err := w.node.WaitReady(w.t.Context()); err != nil {
@@ -161,9 +189,12 @@ func (w *world) get(path string) (int, string) {
 	return w.do(httptest.NewRequestWithContext(w.t.Context(), http.MethodGet, "http://worker.test"+path, nil))
 }
 
-func (w *world) do(r *http.Request) (int, string) {
+func (w *world) do(r *http.Request) (int, string) { return w.ask(w.worker, r) }
+
+// ask has a handler answer a request.
+func (w *world) ask(h http.Handler, r *http.Request) (int, string) {
 	rec := httptest.NewRecorder()
-	w.worker.ServeHTTP(rec, r)
+	h.ServeHTTP(rec, r)
 	body, err := io.ReadAll(rec.Body)
 	if err != nil {
 		w.t.Error(err)

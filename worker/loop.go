@@ -188,7 +188,9 @@ func (l *loop) end() []completion {
 	defer l.mu.Unlock()
 	left := l.mu.ready
 	l.mu.over = true
-	l.mu.timers.stop()
+	for _, id := range l.mu.timers.end() {
+		left = append(left, completion{run: func() error { return l.engine.platform.DropTimer(id) }})
+	}
 	l.mu.ready = nil
 	return left
 }

@@ -123,13 +123,18 @@ func (o *object) end() {
 
 // lose resets the object: its engine is lost.
 func (o *object) lose(why error) {
-	text := textEngine
 	lost, _ := errors.AsType[*lostError](why)
+	mine := lost != nil && lost.by == &o.loop
+	text := textEngine
 	switch {
-	case errors.Is(why, quickjs.ErrOutOfMemory):
+	case errors.Is(why, quickjs.ErrOutOfMemory) && mine:
 		text = textMemory
-	case errors.Is(why, quickjs.ErrTimeLimit) && lost != nil && lost.by == &o.loop:
+	case errors.Is(why, quickjs.ErrOutOfMemory):
+		text = textMemoryOther
+	case errors.Is(why, quickjs.ErrTimeLimit) && mine:
 		text = textCPU
+	case errors.Is(why, quickjs.ErrTimeLimit):
+		text = textCPUOther
 	}
 	o.state.ResetWith(resetFor(text))
 }

@@ -105,7 +105,7 @@ func (w *Worker) newRequest() (*request, error) {
 		close(rq.lost)
 	}
 	for range 2 { // An engine may be lost just when it was found.
-		e, err := w.engineAt(int(w.turn.Add(1) % uint64(w.cfg.Engines))) //nolint:gosec // small
+		e, err := w.engineAt(w.engines.requests, int(w.turn.Add(1)%uint64(w.cfg.Engines))) //nolint:gosec // small
 		if err != nil {
 			return nil, err
 		}

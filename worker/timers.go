@@ -87,10 +87,15 @@ func (l *loop) stopTimer(id int64) {
 	}
 }
 
-// stop ends them all.
-func (ts *timers) stop() {
+// end ends them all, and returns their ids.
+func (ts *timers) end() []int64 {
+	ids := make([]int64, len(ts.list))
+	for i := range ts.list {
+		ids[i] = ts.list[i].id
+	}
 	ts.list = nil
 	if ts.clock != nil {
 		ts.clock.Stop()
 	}
+	return ids
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,8 +39,8 @@ type Config struct {
 	Cluster Cluster
 	// Fetch makes the worker's HTTP requests of others.
 	Fetch *outbound.Client
-	// Engines is how many JavaScript engines the worker has: default GOMAXPROCS. Each takes about 1 MB, and
-	// what the worker keeps.
+	// Engines is how many JavaScript engines the worker has for its objects, and as many for its own handlers:
+	// default GOMAXPROCS. Each is made when it is first needed, and takes about 1 MB and what the worker keeps.
 	Engines int
 	// MemoryMax is the memory of each engine in bytes: default 128 MiB.
 	MemoryMax int64
@@ -64,10 +65,12 @@ type Worker struct {
 	abilities sync.Once
 	classes   map[string]abilitySet // since abilities
 
+	// Objects and requests are in engines of their own: a request gets an object's error also when that takes
+	// its engine with it.
 	engines struct {
 		sync.Mutex
-		list   []*engine // nil: not made yet, or lost
-		closed bool
+		objects, requests []*engine // nil: not made yet, or lost
+		closed            bool
 	}
 	turn     atomic.Uint64 // whose it is to take the next request
 	requests atomic.Int64  // under way
@@ -109,8 +112,8 @@ func New(cfg Config) (*Worker, error) {
 		return nil, fmt.Errorf("worker %s: %w", cfg.Bundle.Name, err)
 	}
 	w.ctx, w.cancel = context.WithCancelCause(context.Background())
-	w.engines.list = make([]*engine, w.cfg.Engines)
-	if _, err := w.engineAt(0); err != nil {
+	w.engines.objects, w.engines.requests = make([]*engine, w.cfg.Engines), make([]*engine, w.cfg.Engines)
+	if _, err := w.engineAt(w.engines.requests, 0); err != nil {
 		w.cancel(err)
 		return nil, err
 	}
@@ -134,10 +137,8 @@ func (w *Worker) Close() {
 	w.cancel(errClosed)
 	w.engines.Lock()
 	w.engines.closed = true
-	list := w.engines.list
-	w.engines.list = nil
 	w.engines.Unlock()
-	for _, e := range list {
+	for _, e := range slices.Concat(w.engines.objects, w.engines.requests) {
 		if e != nil {
 			e.close()
 		}
@@ -148,17 +149,17 @@ func (w *Worker) Close() {
 // engineOf returns the engine in which an object lives.
 func (w *Worker) engineOf(id placement.ObjectID) (*engine, error) {
 	// Not the bytes that choose the shard: a node owns some shards only.
-	return w.engineAt(int(binary.BigEndian.Uint64(id[8:16]) % uint64(w.cfg.Engines))) //nolint:gosec // small
+	return w.engineAt(w.engines.objects, int(binary.BigEndian.Uint64(id[8:16])%uint64(w.cfg.Engines))) //nolint:gosec // small
 }
 
-// engineAt returns one of the engines, which it makes when there is none, or none any more.
-func (w *Worker) engineAt(n int) (*engine, error) {
+// engineAt returns one of a list of engines, which it makes when there is none, or none any more.
+func (w *Worker) engineAt(list []*engine, n int) (*engine, error) {
 	w.engines.Lock()
 	defer w.engines.Unlock()
 	if w.engines.closed {
 		return nil, errClosed
 	}
-	e := w.engines.list[n]
+	e := list[n]
 	if e != nil && !e.isGone() {
 		return e, nil
 	}
@@ -166,6 +167,6 @@ func (w *Worker) engineAt(n int) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	w.engines.list[n] = e
+	list[n] = e
 	return e, nil
 }

@@ -413,6 +413,16 @@ func (c *clock) over() bool {
 	return c.left <= 0
 }
 
+// Spent is how long the JavaScript of the entry that is under way has run, as far as it counts for Options.TimeMax;
+// without a limit it is 0.
+func (e *Engine) Spent() time.Duration {
+	if !e.clock.limited {
+		return 0
+	}
+	e.clock.over()
+	return e.options.TimeMax - e.clock.left
+}
+
 // Memory is what an engine has taken, in bytes and numbers.
 type Memory struct {
 	Used    int64 // that counts for Options.MemoryMax

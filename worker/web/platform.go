@@ -114,6 +114,11 @@ func (p *Platform) FireTimer(id int64) error {
 	return p.call(p.js.fireTimer, quickjs.IntValue(id))
 }
 
+// DropTimer lets go of a timer that will never be fired, because what started it has ended.
+func (p *Platform) DropTimer(id int64) error {
+	return p.call(p.js.dropTimer, quickjs.IntValue(id))
+}
+
 // NewEvent is to be called at the start of each event that does not come through a method of the platform's: it has
 // AsyncLocalStorage forget what enterWith left behind in another one.
 func (p *Platform) NewEvent() error { return p.call(p.js.newEvent) }

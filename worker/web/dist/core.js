@@ -512,6 +512,10 @@ var __exports = (() => {
       }
     }
   }
+  function dropTimer(number) {
+    let timer = armed.get(number);
+    timer !== void 0 && (armed.delete(number), timers.delete(timer.id));
+  }
   var setTimeout = function(callback, delay = 0, ...args) {
     return new Timeout(start(callback, delay, args, !1));
   }, setInterval = function(callback, delay = 0, ...args) {
@@ -1972,6 +1976,7 @@ ${new Error().stack}`.trimEnd());
     return Object.hasOwn(modules, name) ? modules[name] : void 0;
   }
   var platform = {
+    dropTimer,
     fireTimer(id) {
       newEvent(), fireTimer(id);
     },

@@ -22,7 +22,7 @@ import { onUncaught, reportError, unhandledRejection } from "./report.js";
 import { Request } from "./request.js";
 import { Response } from "./response.js";
 import {
-  Scheduler, clearImmediate, clearInterval, clearTimeout, fireTimer, queueMicrotask, setImmediate, setInterval, setTimeout,
+  Scheduler, clearImmediate, clearInterval, clearTimeout, dropTimer, fireTimer, queueMicrotask, setImmediate, setInterval, setTimeout,
 } from "./timers.js";
 import { URL, URLSearchParams } from "./url.js";
 import { structuredClone } from "./clone.js";
@@ -104,6 +104,7 @@ function nodeModule(name) {
 
 /** What the host calls. Go knows these by name (platform.go). */
 export const platform = {
+  dropTimer,
   fireTimer(id) {
     newEvent();
     fireTimer(id);

@@ -97,6 +97,15 @@ export function fireTimer(number) {
   }
 }
 
+/** Called by the host when a timer will never be due, because what started it has ended. */
+export function dropTimer(number) {
+  const timer = armed.get(number);
+  if (timer !== undefined) {
+    armed.delete(number);
+    timers.delete(timer.id);
+  }
+}
+
 export const setTimeout = function setTimeout(callback, delay = 0, ...args) {
   return new Timeout(start(callback, delay, args, false));
 };
