@@ -70,12 +70,13 @@ func (e *engine) hostCall(a quickjs.Args) (quickjs.Value, error) {
 	if err != nil {
 		return undefined, err
 	}
-	return promise, e.send(p, to, method, body, e.decode)
+	return promise, p.unless(e.send(p, to, method, body, e.decode))
 }
 
 var errInTransaction = quickjs.NewError("Error", "Fetches and calls of others can't be made within a transaction, which may be rolled back: make them before or after ctx.storage.transaction().")
 
-// send makes a call whose reply take makes a value of, and p is told of.
+// send makes a call whose reply take makes a value of, and p is told of. On an error nothing is sent, and p is left to
+// the caller.
 func (e *engine) send(p *pending, to target, method string, body []byte, take func([]byte) (quickjs.Value, error)) error {
 	answered := func(r actor.Result) {
 		p.settle(func() (quickjs.Value, error) {
@@ -97,7 +98,6 @@ func (e *engine) send(p *pending, to target, method string, body []byte, take fu
 		return nil
 	}
 	if len(o.open) > 0 {
-		p.drop()
 		return errInTransaction
 	}
 	stub := o.state.ObjectByID(to.class, to.id)
@@ -175,7 +175,15 @@ func (p *pending) settle(fn func() (quickjs.Value, error)) {
 	})
 }
 
-// drop leaves it as it is for ever.
+// unless drops it if there is an error, which it returns.
+func (p *pending) unless(err error) error {
+	if err != nil {
+		p.drop()
+	}
+	return err
+}
+
+// drop leaves it as it is for ever. Whoever drops it does not settle it.
 func (p *pending) drop() {
 	p.op.drop()
 	p.resolver.Free()

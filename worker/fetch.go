@@ -80,8 +80,7 @@ func (e *engine) hostFetch(a quickjs.Args) (quickjs.Value, error) {
 		return undefined, err
 	}
 	head, body, err := e.platform.Take(a.At(3))
-	if err != nil {
-		p.drop()
+	if p.unless(err) != nil {
 		return undefined, err
 	}
 	send := func(bytes []byte) error {
@@ -95,7 +94,7 @@ func (e *engine) hostFetch(a quickjs.Args) (quickjs.Value, error) {
 		return e.send(p, to, fetchMethod, args, e.takeResponse)
 	}
 	if body.Stream == nil {
-		return promise, send(body.Bytes)
+		return promise, p.unless(send(body.Bytes))
 	}
 	op, err := l.begin()
 	if err != nil {

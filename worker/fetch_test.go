@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 )
 
 const fetchTests = `
@@ -31,6 +32,10 @@ export default {
 					await writer.close();
 				})();
 				return new Response(readable);
+			}
+			case '/pulled': {
+				let n = 0;
+				return new Response(new ReadableStream({ pull(c) { n++ < 5 ? c.enqueue(new TextEncoder().encode(n + ';')) : c.close(); } }));
 			}
 			case '/out': return fetch(url.searchParams.get('to'));
 			case '/throw': throw new TypeError('no');
@@ -102,12 +107,16 @@ func TestFetch(t *testing.T) {
 		t.Errorf("a stream of the worker's: got %q", body)
 	}
 
+	if _, body := do("GET", "/pulled", ""); body != "1;2;3;4;5;" {
+		t.Errorf("a stream that is there when the worker answers: got %q", body)
+	}
+
 	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = fmt.Fprint(w, "other "+r.URL.Path) }))
 	defer other.Close()
 	if _, body := do("GET", "/out?to="+other.URL+"/x", ""); body != "other /x" {
 		t.Errorf("of another server: got %q", body)
 	}
-	if resp, body := do("GET", "/throw", ""); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "TypeError: no") || !strings.Contains(body, "index.ts:25") {
+	if resp, body := do("GET", "/throw", ""); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "TypeError: no") || !strings.Contains(body, "index.ts:29") {
 		t.Errorf("an error: got %d %q", resp.StatusCode, body)
 	}
 	if resp, body := do("GET", "/hang", ""); resp.StatusCode != http.StatusInternalServerError || !strings.Contains(body, "had hung") {
@@ -129,5 +138,55 @@ func TestFetch(t *testing.T) {
 	}
 	if resp, _ := do("GET", "/", "", "X-Long", strings.Repeat("x", 33<<10)); resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("long headers: got %d", resp.StatusCode)
+	}
+}
+
+const refusedTests = caller + `
+export class T extends DurableObject {
+	async fetch(request) { return new Response(String((await request.text()).length)); }
+}
+let made = 0;
+export class Sender extends DurableObject {
+	constructor(ctx, env) { super(ctx, env); this.number = ++made; }
+	async instance() { return this.number; }
+	send(body) { return this.env.T.getByName('t').fetch('http://x/', { method: 'POST', body }); }
+	streamed() {
+		let n = 0;
+		return new ReadableStream({ pull: (c) => n++ < 3 ? c.enqueue(new Uint8Array(10)) : c.close() });
+	}
+	async inTransaction(kind) {
+		return this.ctx.storage.transaction(() => this.send(kind === 'stream' ? this.streamed() : 'text').then((r) => r.text(), (e) => e.message));
+	}
+	async large() { return this.send(new Uint8Array(33 << 20)).then((r) => r.text(), (e) => e.message); }
+	async outside() {
+		const sent = await (await this.send(this.streamed())).text();
+		for (let i = 0; i < 5; i++) await scheduler.wait(1);
+		return sent;
+	}
+}
+`
+
+// A request that can't leave rejects its promise once, and leaves nothing behind that is waited for.
+func TestFetchThatCanNotLeave(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, refusedTests, func(w *world) { w.idle = 50 * time.Millisecond })
+	const refused = "Fetches and calls of others can't be made within a transaction, which may be rolled back: make them before or after ctx.storage.transaction()."
+	for _, kind := range []string{"text", "stream"} {
+		if got := w.ok("SENDER", kind, "inTransaction", kind); got != refused {
+			t.Errorf("%s within a transaction: got %v", kind, got)
+		}
+		if got := w.ok("SENDER", kind, "outside"); got != "30" {
+			t.Errorf("%s: afterwards: got %v", kind, got)
+		}
+	}
+	if got := fmt.Sprint(w.ok("SENDER", "large", "large")); !strings.Contains(got, "is limited to 32MiB") {
+		t.Errorf("a body that is too large: got %v", got)
+	}
+	for _, name := range []string{"text", "stream", "large"} {
+		first := w.ok("SENDER", name, "instance")
+		eventually(t, name+" is evicted", func() bool {
+			time.Sleep(100 * time.Millisecond) //nolint:forbidigo // the object must not be called for so long
+			return w.ok("SENDER", name, "instance") != first
+		})
 	}
 }
