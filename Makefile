@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help check test sim fuzz chaos generate lint build image up down bench
+.PHONY: help check test sim differential fuzz chaos generate lint build image up down bench
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,12 @@ FIRST ?= 1
 
 sim: ## simulate clusters from SEEDS seeds (20000), from FIRST (1) on, with BREAK=NAME on broken code
 	go test ./replica -v -count=1 -timeout 0 -run '^TestSimulation$$' -progress -seeds=$(SEEDS) -first=$(FIRST) $(if $(BREAK),-break=$(BREAK))
+
+WORKERD_VERSION = 1.20261117.1
+
+differential: ## compare workers with workerd, from npm, in hundreds of cases
+	npm install --no-audit --no-fund --no-save --ignore-scripts --prefix build/differential workerd@$(WORKERD_VERSION)
+	HOLDFAST_WORKERD=$$(ls $(CURDIR)/build/differential/node_modules/@cloudflare/workerd-*/bin/workerd) go test -count=1 -run Differential ./worker
 
 FUZZTIME ?= 30s
 

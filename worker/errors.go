@@ -146,7 +146,7 @@ func tellFault(reason fault.Reason, message string, md map[string]string) told {
 	out := told{name: "Error", message: message, remote: true}
 	switch reason { //nolint:exhaustive // the others are told by their own texts
 	case fault.ObjectReset, fault.Panic:
-		out.reset, out.breaks = true, true
+		out.reset, out.breaks, out.remote = true, true, false
 		if m, ok := md[metaMessage]; ok {
 			out.message = m
 		}
@@ -157,7 +157,7 @@ func tellFault(reason fault.Reason, message string, md map[string]string) told {
 	case fault.ObjectTimeout:
 		switch md[fault.LimitKey] {
 		case fault.LimitBlock:
-			out.message, out.reset, out.breaks, out.overloaded = textBlocked, true, true, true
+			out.message, out.reset, out.breaks, out.overloaded, out.remote = textBlocked, true, true, true, false
 		case fault.LimitMailbox:
 			out.message, out.overloaded = textTooLong, true
 		}

@@ -7,6 +7,12 @@ const breaking = new WeakSet();
 
 export const breaks = (e) => breaking.has(e);
 
+// missing is the error of a call of what is not there.
+export const missing = (name) => new TypeError(`The RPC receiver does not implement the method "${name}".`);
+
+// notOfType is the error of an argument, counted from 1, that is of another type.
+export const notOfType = (method, type, n, want) => new TypeError(`Failed to execute '${method}' on '${type}': parameter ${n} is not of type '${want}'.`);
+
 // makeError makes the error that Go tells of. name is that of a standard class, or of a DOMException when dom.
 export function makeError(name, message, dom, props, broken) {
 	const e = dom ? new DOMException(message, name) : new (Object.hasOwn(standard, name) ? standard[name] : Error)(message);

@@ -1,3 +1,4 @@
+import { notOfType } from './errors.js';
 import { host, text } from './host.js';
 import { makeStub } from './stub.js';
 
@@ -23,7 +24,8 @@ export class DurableObjectId {
 	}
 
 	equals(other) {
-		return other instanceof DurableObjectId && other.#hex === this.#hex;
+		if (!DurableObjectId.isId(other)) throw notOfType('equals', 'DurableObjectId', 1, 'DurableObjectId');
+		return other.#hex === this.#hex;
 	}
 
 	get jurisdiction() {
@@ -65,7 +67,7 @@ export class DurableObjectNamespace {
 
 	idFromName(name) {
 		if (arguments.length === 0) {
-			throw new TypeError("Failed to execute 'idFromName' on 'DurableObjectNamespace': parameter 1 is not of type 'string'.");
+			throw notOfType('idFromName', 'DurableObjectNamespace', 1, 'string');
 		}
 		name = text(name);
 		return makeId(host.idFromName(this.#ns, name), name);
@@ -77,6 +79,7 @@ export class DurableObjectNamespace {
 	}
 
 	idFromString(hex) {
+		if (arguments.length === 0) throw notOfType('idFromString', 'DurableObjectNamespace', 1, 'string');
 		hex = text(hex);
 		if (!/^[0-9a-fA-F]{64}$/.test(hex)) {
 			throw new TypeError('Invalid Durable Object ID: must be 64 hex digits');
@@ -90,7 +93,7 @@ export class DurableObjectNamespace {
 
 	get(id, options) {
 		if (!DurableObjectId.isId(id)) {
-			throw new TypeError("Failed to execute 'get' on 'DurableObjectNamespace': parameter 1 is not of type 'DurableObjectId'.");
+			throw notOfType('get', 'DurableObjectNamespace', 1, 'DurableObjectId');
 		}
 		if (options?.routingMode !== undefined && options.routingMode !== 'primary-only') {
 			throw new RangeError(`unknown routingMode: ${options.routingMode}`);

@@ -1,14 +1,13 @@
 // The receiving side of RPC: what of a worker's instances others reach.
 
 import { RpcTarget } from './classes.js';
+import { missing } from './errors.js';
 import { isStub, pathOf } from './stub.js';
 
 const reserved = new Set([
 	'alarm', 'connect', 'constructor', 'dup', 'email', 'fetch', 'queue', 'scheduled', 'tail', 'tailStream', 'test', 'trace',
 	'webSocketClose', 'webSocketError', 'webSocketMessage',
 ]);
-
-const missing = (name) => new TypeError(`The RPC receiver does not implement the method "${name}".`);
 
 // ofClass returns what a class gives its instances under a name, and nothing that an instance has itself.
 function ofClass(instance, name, base) {

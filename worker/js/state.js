@@ -1,3 +1,4 @@
+import { notOfType } from './errors.js';
 import { host } from './host.js';
 import { DurableObjectStorage } from './storage.js';
 
@@ -90,7 +91,7 @@ export class DurableObjectState {
 	// learns more.
 	blockConcurrencyWhile(callback) {
 		if (typeof callback !== 'function') {
-			throw new TypeError("Failed to execute 'blockConcurrencyWhile' on 'DurableObjectState': parameter 1 is not of type 'Function'.");
+			throw notOfType('blockConcurrencyWhile', 'DurableObjectState', 1, 'function');
 		}
 		return this.#sections.run(async () => {
 			try {
@@ -102,7 +103,7 @@ export class DurableObjectState {
 	}
 
 	abort(reason, options) {
-		const message = reason === undefined ? 'Application called abort() to reset Durable Object.' : String(reason?.message ?? reason);
+		const message = reason === undefined ? 'Application called abort() to reset Durable Object.' : String(reason);
 		host.abort(this.#o, message, options?.retryAlarm !== false); // Does not return.
 	}
 

@@ -1,3 +1,4 @@
+import { notOfType } from './errors.js';
 import { host, text } from './host.js';
 
 const pairsMax = 128;
@@ -12,6 +13,10 @@ function checkValue(v) {
 	if (v === undefined) {
 		throw new TypeError('put() called with undefined value.');
 	}
+}
+
+function checkClosure(method, closure) {
+	if (typeof closure !== 'function') throw notOfType(method, 'DurableObjectStorage', 1, 'function');
 }
 
 // listOptions checks what list() was asked for.
@@ -31,11 +36,13 @@ function listOptions(o = {}) {
 	return out;
 }
 
+// dateMax is the last time that a Date has.
+const dateMax = 8.64e15;
+
 function alarmTime(t) {
 	if (t instanceof Date) t = t.getTime();
-	if (typeof t !== 'number' || Number.isNaN(t)) {
-		throw new TypeError("Failed to execute 'setAlarm' on 'DurableObjectStorage': parameter 1 is not of type 'date'.");
-	}
+	if (typeof t !== 'number') throw notOfType('setAlarm', 'DurableObjectStorage', 1, 'date');
+	if (!(Math.abs(t) <= dateMax)) throw new TypeError('The value cannot be converted because it is not a valid Date.');
 	if (t <= 0) {
 		throw new TypeError('setAlarm() cannot be called with an alarm time <= 0');
 	}
@@ -57,6 +64,7 @@ class Operations {
 	}
 
 	async get(keys, _options) {
+		if (arguments.length === 0) throw notOfType('get', 'DurableObjectStorage', 1, 'string or Array');
 		this.#check('get');
 		if (!Array.isArray(keys)) return host.get(this.#o, text(keys));
 		checkPairs(keys.length);
@@ -64,6 +72,7 @@ class Operations {
 	}
 
 	async put(key, value, options) {
+		if (arguments.length === 0) throw notOfType('put', 'DurableObjectStorage', 1, 'string or object');
 		this.#check('put');
 		if (typeof key !== 'object' || key === null) {
 			checkValue(value);
@@ -76,6 +85,7 @@ class Operations {
 	}
 
 	async delete(keys, options) {
+		if (arguments.length === 0) throw notOfType('delete', 'DurableObjectStorage', 1, 'string or Array');
 		this.#check('delete');
 		const unconfirmed = Boolean(options?.allowUnconfirmed);
 		if (!Array.isArray(keys)) return host.deleteMany(this.#o, [text(keys)], unconfirmed) === 1;
@@ -223,7 +233,8 @@ export class DurableObjectStorage extends Operations {
 
 	// transaction keeps other events out until the closure is done. Transactions end from the inside
 	// out: one that is done while another, begun after it, is not, waits for that.
-	transaction(closure) {
+	async transaction(closure) {
+		checkClosure('transaction', closure);
 		return this.#block(async () => {
 			const tx = this.#begin(false);
 			let result;
@@ -241,6 +252,7 @@ export class DurableObjectStorage extends Operations {
 	}
 
 	transactionSync(closure) {
+		checkClosure('transactionSync', closure);
 		const tx = this.#begin(true);
 		let done = false;
 		try {

@@ -1,6 +1,6 @@
 // Stubs: what a worker calls others by.
 
-import { breaks } from './errors.js';
+import { breaks, missing } from './errors.js';
 import { host } from './host.js';
 
 // pathLengthMax bounds a.b.c….
@@ -43,7 +43,12 @@ class Coming {
 	// value is what is at the path when it has come.
 	async value(path = this.path) {
 		let value = await this.promise;
-		for (const name of path) value = await value[name];
+		for (const name of path) {
+			if (!isStub(value) && !(typeof value === 'object' && value !== null && Object.hasOwn(value, name))) {
+				throw Object.assign(missing(name), { remote: true });
+			}
+			value = await value[name];
+		}
 		return value;
 	}
 
@@ -174,8 +179,8 @@ const wildcard = {
 // makeStub returns the stub of an object.
 export function makeStub(ns, id) {
 	const f = new Fetcher(new Remote(ns, id.toString(), id.name));
-	f.id = id;
 	f.name = id.name;
+	f.id = id;
 	return new Proxy(f, wildcard);
 }
 
