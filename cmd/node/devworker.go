@@ -22,7 +22,7 @@ func (c *devCmd) devWorker(ctx context.Context, e env, cfg node.Config) error {
 		_, _ = fmt.Fprintf(e.stderr, "warning: %s\n", warning)
 	}
 	// A worker under development calls what else runs on the machine.
-	fetch := outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}})
+	fetch := outbound.New(c.config(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")))
 	defer fetch.Close()
 	var cluster worker.LateCluster
 	w, err := worker.New(worker.Config{

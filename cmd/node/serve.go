@@ -31,6 +31,7 @@ type listenFlags struct {
 
 type devCmd struct {
 	listenFlags
+	fetchFlags
 
 	Path    string `arg:"" optional:"" help:"A wrangler project to run: its directory, or its configuration."`
 	DataDir string `help:"Where the data lives." default:".holdfast"`
