@@ -272,7 +272,7 @@ func TestPanicAndAbortCount(t *testing.T) {
 func TestConstructorOfAnAlarm(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(t *testing.T, w *bells) {
-		class := w.manager.classes[bellClass]
+		class := w.manager.known(bellClass)
 		construct, broken := class.construct, 2
 		class.construct = func(s *State) any {
 			if _, ok, err := s.Alarm(); broken < 2 && (!ok || err != nil) {
@@ -563,10 +563,10 @@ func TestWhatIsInFlightIsNotHandedOverAgain(t *testing.T) {
 		}
 		after(time.Second)
 		c := w.manager.alarms
-		c.note(0, w.manager.classes[bellClass], bellRef(bellClass, 100), 1)
+		c.note(0, w.manager.known(bellClass), bellRef(bellClass, 100), 1)
 		synctest.Wait()
 		c.mu.Lock()
-		if flying, counted := len(c.mu.flying), c.mu.ofType[w.manager.classes[bellClass]]; flying != 10 || counted != 10 {
+		if flying, counted := len(c.mu.flying), c.mu.ofType[w.manager.known(bellClass)]; flying != 10 || counted != 10 {
 			t.Errorf("%d are in flight, and %d were handed over", flying, counted)
 		}
 		c.mu.Unlock()

@@ -259,8 +259,8 @@ func (c *alarmClock) readShards() {
 		all := err == nil
 		for _, key := range keys {
 			name, ok := c.m.cfg.ClassOf(key)
-			class := c.m.classes[name]
-			if !ok || class == nil { // The cluster facts may not be here yet.
+			class, registered := c.m.class(name)
+			if !ok || !registered { // The cluster facts may not be here yet.
 				all = false
 				continue
 			}
@@ -383,8 +383,12 @@ func (c *alarmClock) takeLocked(l *alarmLane, from storage.AlarmPosition, found 
 }
 
 func (c *alarmClock) deliver(f *alarmFlight) {
+	class, ok := c.m.cfg.ClassOf(f.lane.key) // It may have been renamed.
+	if !ok {
+		class = f.lane.class.Name
+	}
 	c.m.Deliver(&Call{
-		Shard: f.lane.shard, Object: storage.ObjectRef{Class: f.lane.key, ID: f.at.ID}, Class: f.lane.class.Name, Method: "Alarm",
+		Shard: f.lane.shard, Object: storage.ObjectRef{Class: f.lane.key, ID: f.at.ID}, Class: class, Method: "Alarm",
 		alarm: &alarmEvent{kind: alarmRun, due: f.at.Due}, Done: func(r Result) { c.done(f, r.Err) },
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -41,9 +42,14 @@ type Class struct {
 	// context ends and nothing is reset.
 	CallTimeMax time.Duration
 
+	// Number is that of the code, for classes whose code is replaced: an object that has run under a later
+	// number does not run under an earlier one. 0: the code has none.
+	Number uint64
+
 	dynamic   bool
 	tally     *classTally // the Manager's
 	construct func(*State) any
+	edition   *atomic.Pointer[edition] // of a registered class
 	methods   map[string]grpc.MethodDesc
 	streams   map[string]grpc.StreamDesc
 }
@@ -89,6 +95,7 @@ func (c *Class) prepare() error {
 	case c.CallTimeMax < 0:
 		return fmt.Errorf("class %q: CallTimeMax: at least 0, is %v", c.Name, c.CallTimeMax)
 	}
+	c.edition = new(atomic.Pointer[edition])
 	c.IdleTimeout = cmp.Or(c.IdleTimeout, DefaultIdleTimeout)
 	c.MailboxEventsMax = cmp.Or(c.MailboxEventsMax, MailboxEventsMax)
 	c.UnflushedBytesMax = cmp.Or(c.UnflushedBytesMax, UnflushedBytesMax)

@@ -14,7 +14,7 @@ import (
 func limited(t *testing.T, limit func(c *Class), test func(t *testing.T, l *loop)) {
 	t.Helper()
 	looped(t, func(t *testing.T, l *loop) {
-		limit(l.manager.classes[plainClass])
+		limit(l.manager.known(plainClass))
 		test(t, l)
 	})
 }

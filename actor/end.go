@@ -17,6 +17,7 @@ type ending struct {
 	cancel context.CancelCauseFunc
 	fns    []func()
 	calls  []*sentCall
+	why    error
 }
 
 // Context returns a context that ends with the incarnation: when the object is evicted, is reset, or has
@@ -55,8 +56,8 @@ func (s *State) OnEnd(fn func()) {
 // finished ends the incarnation, by why, and returns what is to be told without the lock, which the caller
 // holds.
 func (i *incarnation) finished(why error) ending {
-	end := ending{i: i, cancel: i.cancel, fns: i.onEnd}
-	for c := range i.calls {
+	end := ending{i: i, cancel: i.cancel, fns: i.onEnd, why: why}
+	for _, c := range i.calls {
 		end.calls = append(end.calls, c)
 	}
 	i.over, i.onEnd, i.calls = why, nil, nil
@@ -68,20 +69,20 @@ func (e *ending) tell() {
 	if e.i == nil {
 		return
 	}
-	why := e.i.over
 	if e.cancel != nil {
-		e.cancel(why)
+		e.cancel(e.why)
 	}
 	for _, c := range e.calls {
-		c.stop(why)
+		c.stop(e.why)
 	}
-	e.i.runEnd(e.fns)
+	if len(e.fns) == 0 {
+		e.i.edition.release()
+	} else {
+		e.i.runEnd(append(e.fns, e.i.edition.release))
+	}
 }
 
 func (i *incarnation) runEnd(fns []func()) {
-	if len(fns) == 0 {
-		return
-	}
 	i.shard.manager.wg.Go(func() {
 		i.code.Lock()
 		defer i.code.Unlock()

@@ -20,6 +20,7 @@ type incarnation struct {
 
 	term, number uint64
 	state        *State
+	edition      *edition
 
 	// code is held by the handler whose code runs, and so guards what the class keeps in memory. The
 	// turn sees to it that nobody waits for it; when the incarnation is over there are no turns, and
@@ -33,6 +34,7 @@ type incarnation struct {
 	impl      any
 	exists    bool                // the record is there, with what is in flight
 	nameless  bool                // the record has no name
+	ran       uint64              // number of the code, as the record has it
 	mark      *storage.ImportMark // of the record; nil: the object is whole
 	marks     bool                // the open segment is a part of an import
 	commitSeq uint64
@@ -46,7 +48,7 @@ type incarnation struct {
 	onEnd   []func()
 	ctx     context.Context //nolint:containedctx // the incarnation's lifetime, once somebody asks for it
 	cancel  context.CancelCauseFunc
-	calls   map[*sentCall]struct{} // of Stub.Send, that have no answer
+	calls   map[uint64]*sentCall // of Stub.Send, by number, that have no answer
 	// unclaimed are events of a dynamic class that have given up their turn, and whose request ids are not
 	// recorded.
 	unclaimed []*event
@@ -60,6 +62,19 @@ type incarnation struct {
 // load begins a new incarnation for an event: every segment of the last one is readable or dead, so
 // the store has all there is. It returns nil when the event is over.
 func (o *object) load(e *event) (*incarnation, error) {
+	edition := o.class.acquire()
+	if edition == nil {
+		return nil, o.shard.manager.noClass(o.class.Name)
+	}
+	inc, err := o.loadEdition(e, edition)
+	if inc == nil {
+		edition.release()
+	}
+	return inc, err
+}
+
+// loadEdition is load, to run an edition.
+func (o *object) loadEdition(e *event, edition *edition) (*incarnation, error) {
 	r := o.reader()
 	stored, err := r.Fence()
 	if err != nil {
@@ -75,7 +90,7 @@ func (o *object) load(e *event) (*incarnation, error) {
 		}
 	}
 	var fence storage.Fence
-	inc := &incarnation{object: o, exists: stored != nil, hears: true}
+	inc := &incarnation{object: o, edition: edition, exists: stored != nil, hears: true}
 	inc.state = &State{o: inc, storage: Storage{o: inc}}
 	if inc.exists {
 		fence = *stored
@@ -84,7 +99,10 @@ func (o *object) load(e *event) (*incarnation, error) {
 			return nil, fmt.Errorf("load object: %w", err)
 		}
 		if record != nil {
-			inc.state.name, inc.mark = record.Name, record.Import
+			inc.state.name, inc.mark, inc.ran = record.Name, record.Import, record.CodeVersion
+		}
+		if inc.ran > edition.of.Number {
+			return nil, o.behind(inc.ran, edition.of.Number)
 		}
 	}
 	inc.commitSeq, inc.nameless = fence.CommitSequence, inc.exists && inc.state.name == nil
@@ -100,6 +118,14 @@ func (o *object) load(e *event) (*incarnation, error) {
 	o.m.born(inc.term, inc.number)
 	o.class.tally.count(o.shard.id, func(t *Tally) { t.Activations++ })
 	return inc, nil
+}
+
+// behind refuses to run an object under an earlier number of its class's code than it has run under.
+func (o *object) behind(ran, have uint64) error {
+	if fn := o.shard.manager.cfg.Behind; fn != nil {
+		fn(o.class.Name, ran)
+	}
+	return fault.New(fault.NoOwner, "the object has run under number %d of the code of class %s, and its owner has number %d: it is about to have that too", ran, o.class.Name, have)
 }
 
 // run runs an event's handler and closes its last segment, unless one of its request id has run, or
@@ -207,7 +233,7 @@ func (i *incarnation) constructed(e *event) bool {
 	if i.impl != nil {
 		return true
 	}
-	impl := i.class.construct(i.state)
+	impl := i.edition.of.construct(i.state)
 	if err := i.initialize(e, impl); err != nil {
 		return false
 	}
@@ -445,9 +471,9 @@ func (i *incarnation) recordOps(ops []storage.Op, wrote writes) ([]storage.Op, w
 		}
 		i.exists = false
 		return append(ops, storage.Op{Op: storage.OpDelete, Kind: storage.KindRecord}), wrote, nil
-	case !i.exists, i.nameless && i.state.name != nil:
-		i.exists, i.nameless = true, i.state.name == nil
-		raw, err := storage.Record{Name: i.state.name, Class: i.class.Name}.Encode()
+	case !i.exists, i.nameless && i.state.name != nil, i.ran < i.edition.of.Number:
+		i.exists, i.nameless, i.ran = true, i.state.name == nil, i.edition.of.Number
+		raw, err := storage.Record{Name: i.state.name, Class: i.class.Name, CodeVersion: i.ran}.Encode()
 		if err != nil {
 			return nil, noWrites, err
 		}

@@ -86,6 +86,12 @@ type machine struct {
 	token     uint64 // last confirmation asked for
 	confirmed uint64
 
+	// calling are the calls of others that have no answer yet and whose handlers may have given up their
+	// turn, by the numbers in their chains, and whether they were made in a critical section.
+	calling map[uint64]sender
+	// holding says that the incarnation is to end: only what its handlers wait for begins.
+	holding bool
+
 	// lost says that the owner is another: this object is of the past.
 	lost bool
 
@@ -112,8 +118,6 @@ type event struct {
 	depth int
 	// number tells it from all other events, once it has called another object; 0 before.
 	number uint64
-	// section is that of calls which it has made in a critical section and does not hold its turn for.
-	section uint64
 	// at is its place in machine.suspended.
 	at int
 
@@ -127,6 +131,12 @@ type event struct {
 	turn   chan struct{} // closed when it has the turn back, or is over
 	cancel func(error)   // of its Init's context
 	claim  claim         // of the call's request id
+}
+
+// sender is who has made a call without waiting for it in its turn.
+type sender struct {
+	by       *event
+	critical bool
 }
 
 // waiter is an event that has run and waits at the output gate, or a barrier of one that goes on.
@@ -195,11 +205,13 @@ func (m *machine) deliver(c *Call) error {
 // waitsFor says that the object waits for the call, or for one that does, and lets no other event run
 // meanwhile.
 func (m *machine) waitsFor(c *Call) bool {
-	waits := func(number uint64) bool {
-		return number != 0 && slices.ContainsFunc(c.Chain, func(l Link) bool { return l.Event == number })
+	waits := func(e *event) bool {
+		return e != nil && e.number != 0 && slices.ContainsFunc(c.Chain, func(l Link) bool { return l.Event == e.number })
 	}
-	return m.running != nil && waits(m.running.number) ||
-		m.critical != nil && (waits(m.critical.number) || waits(m.critical.section))
+	return waits(m.running) || waits(m.critical) || m.critical != nil && slices.ContainsFunc(c.Chain, func(l Link) bool {
+		made, ok := m.calling[l.Event]
+		return ok && made.critical && made.by == m.critical
+	})
 }
 
 // settled says that each proposed segment is readable or refused.
@@ -207,7 +219,7 @@ func (m *machine) settled() bool { return m.readable+m.refused == m.seq }
 
 // runnable says whether the next event may begin, as far as the machine knows.
 func (m *machine) runnable() bool {
-	if m.lost || m.running != nil || m.critical != nil || len(m.mailbox) == 0 {
+	if m.lost || m.running != nil || m.critical != nil || m.next() < 0 {
 		return false
 	}
 	if len(m.resuming) > 0 || len(m.suspended)-m.idling+m.strays >= HandlersMax {
@@ -219,7 +231,9 @@ func (m *machine) runnable() bool {
 // begin takes the next event out of the mailbox and runs it. The caller has seen that it is
 // runnable and loads a new incarnation if none is alive.
 func (m *machine) begin() *event {
-	c := m.mailbox[0]
+	n := m.next()
+	c := m.mailbox[n]
+	copy(m.mailbox[1:n+1], m.mailbox[:n])
 	m.mailbox[0] = nil
 	m.mailbox = m.mailbox[1:]
 	if len(m.mailbox) == 0 {
@@ -516,7 +530,7 @@ func (m *machine) forget(why error) {
 	}
 	m.running, m.suspended, m.resuming, m.critical = nil, nil, nil, nil
 	m.drop(m.open)
-	m.streams, m.idling, m.open = 0, 0, nil
+	m.streams, m.idling, m.open, m.calling = 0, 0, nil, nil
 	m.alive, m.why = false, why
 }
 

@@ -55,24 +55,36 @@ type Config struct {
 	Alarms AlarmIndex
 	// ClassOf returns the name of the class with a unique key; nil: they are the same.
 	ClassOf func(uniqueKey string) (name string, ok bool)
+	// NoClass says why calls of a class that is not registered are refused; nil: the owner is about to hand
+	// over.
+	NoClass func(class string) error
+	// Behind is told that an object has run under a later number of its class's code than this node has: it
+	// runs here no more until that is registered. It must not block; nil: nobody is told.
+	Behind func(class string, number uint64)
 }
 
 // Manager runs the objects that this node owns. It implements what package replica calls an
 // Owner. Its methods are safe for concurrent use.
 type Manager struct {
-	cfg     Config
-	log     Log
-	logger  *slog.Logger
-	classes map[string]*Class
-	shards  []shard
-	clock   hybridClock
-	began   time.Time    // with the monotonic clock
-	queued  atomic.Int64 // bytes
-	indexed atomic.Int64 // bytes of the objects' indexes of request ids
-	noClass classTally   // of calls whose class is not here
-	alarms  *alarmClock
-	work    chan *object // to runners that wait
-	waiting atomic.Int64 // those
+	cfg       Config
+	log       Log
+	logger    *slog.Logger
+	classes   atomic.Pointer[map[string]*Class] // replaced as a whole, never changed
+	shards    []shard
+	clock     hybridClock
+	began     time.Time    // with the monotonic clock
+	queued    atomic.Int64 // bytes
+	indexed   atomic.Int64 // bytes of the objects' indexes of request ids
+	unclassed classTally   // of calls whose class is not here
+	alarms    *alarmClock
+	work      chan *object // to runners that wait
+	waiting   atomic.Int64 // those
+
+	registering sync.Mutex // held while classes changes
+	closing     struct {
+		sync.Mutex
+		begun bool
+	}
 
 	ctx    context.Context //nolint:containedctx // the Manager's lifetime, ended by Close
 	cancel context.CancelCauseFunc
@@ -108,22 +120,20 @@ func NewManager(cfg Config) (*Manager, error) {
 	if cfg.QueuedBytesMax == 0 {
 		cfg.QueuedBytesMax = 256 << 20
 	}
-	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, began: time.Now().Add(-1), classes: make(map[string]*Class), shards: make([]shard, cfg.Shards), work: make(chan *object)}
+	m := &Manager{cfg: cfg, logger: cfg.Logger, clock: hybridClock{wall: cfg.Now}, began: time.Now().Add(-1), shards: make([]shard, cfg.Shards), work: make(chan *object)}
+	classes := make(map[string]*Class)
 	for i := range cfg.Classes {
 		c := cfg.Classes[i]
-		if err := c.prepare(); err != nil {
+		if err := m.prepare(&c); err != nil {
 			return nil, err
 		}
-		if m.classes[c.Name] != nil {
+		if classes[c.Name] != nil {
 			return nil, fmt.Errorf("class %q is registered twice", c.Name)
 		}
-		if cfg.IdleTimeout != 0 {
-			c.IdleTimeout = cfg.IdleTimeout
-		}
-		c.Alarms = c.Alarms.withDefaults()
-		c.tally = new(classTally)
-		m.classes[c.Name] = &c
+		c.edition.Store(newEdition(&c, nil))
+		classes[c.Name] = &c
 	}
+	m.classes.Store(&classes)
 	if cfg.ClassOf == nil {
 		m.cfg.ClassOf = func(uniqueKey string) (string, bool) { return uniqueKey, true }
 	}
@@ -133,6 +143,33 @@ func NewManager(cfg Config) (*Manager, error) {
 	}
 	m.ctx, m.cancel = context.WithCancelCause(context.Background())
 	return m, nil
+}
+
+// prepare makes a class one of the Manager's.
+func (m *Manager) prepare(c *Class) error {
+	if err := c.prepare(); err != nil {
+		return err
+	}
+	if m.cfg.IdleTimeout != 0 {
+		c.IdleTimeout = m.cfg.IdleTimeout
+	}
+	c.Alarms = c.Alarms.withDefaults()
+	c.tally = new(classTally)
+	return nil
+}
+
+// class returns a class that is or was registered.
+func (m *Manager) class(name string) (*Class, bool) {
+	c, ok := (*m.classes.Load())[name]
+	return c, ok
+}
+
+// noClass refuses what is for a class that is not registered.
+func (m *Manager) noClass(name string) error {
+	if m.cfg.NoClass != nil {
+		return m.cfg.NoClass(name)
+	}
+	return fault.New(fault.NoOwner, "the owner of the object has no class %q; it is about to hand over", name)
 }
 
 // Start begins to evict idle objects and to run alarms. log is where they write; it is set once, here, because it
@@ -152,8 +189,25 @@ func (m *Manager) Close() {
 	for i := range m.shards {
 		m.Lost(m.shards[i].id, m.shards[i].term.Load())
 	}
+	m.closing.Lock()
+	m.closing.begun = true
+	m.closing.Unlock()
 	m.cancel(errStopped)
 	m.wg.Wait()
+	for _, c := range *m.classes.Load() {
+		if p := c.edition.Swap(nil); p != nil {
+			p.release()
+		}
+	}
+}
+
+// spawned runs fn in a goroutine that Close waits for, unless that has begun.
+func (m *Manager) spawned(fn func()) {
+	m.closing.Lock()
+	defer m.closing.Unlock()
+	if !m.closing.begun {
+		m.wg.Go(fn)
+	}
 }
 
 // runnersMax bounds the goroutines that wait for an object to run. A goroutine that has run handlers
@@ -195,9 +249,9 @@ func (m *Manager) Deliver(c *Call) {
 		m.refuse(c, fault.New(fault.Overloaded, "the node's mailboxes are full: at most %d bytes wait", m.cfg.QueuedBytesMax))
 		return
 	}
-	class := m.classes[c.Class]
-	if class == nil {
-		m.refuse(c, fault.New(fault.NoOwner, "the owner of the object has no class %q; it is about to hand over", c.Class))
+	class, ok := m.class(c.Class)
+	if !ok || class.edition.Load() == nil {
+		m.refuse(c, m.noClass(c.Class))
 		return
 	}
 	s := &m.shards[c.Shard]
@@ -208,6 +262,15 @@ func (m *Manager) Deliver(c *Call) {
 		return
 	}
 	o := s.objects[c.Object]
+	var over ending
+	if o != nil && o.class != class { // It was renamed.
+		if over, ok = m.leave(s, o); !ok {
+			s.mu.Unlock()
+			m.refuse(c, fault.New(fault.NoOwner, "the object's class was renamed, and what ran under its former name is about to end"))
+			return
+		}
+		o = nil
+	}
 	if o == nil {
 		o = &object{shard: s, class: class, ref: c.Object, m: machine{mailboxMax: class.MailboxEventsMax}}
 		s.objects[c.Object] = o
@@ -215,17 +278,17 @@ func (m *Manager) Deliver(c *Call) {
 	}
 	o.mu.Lock()
 	s.mu.Unlock()
-	if err := o.m.deliver(c); err != nil {
-		o.unlock()
-		m.refuse(c, err)
-		return
-	}
+	err := o.m.deliver(c)
 	o.unlock()
+	if err != nil {
+		m.refuse(c, err)
+	}
+	over.tell()
 }
 
 func (m *Manager) refuse(c *Call, err error) {
-	tally := &m.noClass
-	if class := m.classes[c.Class]; class != nil {
+	tally := &m.unclassed
+	if class, ok := m.class(c.Class); ok {
 		tally = class.tally
 	}
 	if c.isCall() {
@@ -331,12 +394,18 @@ func (m *Manager) Resume(id placement.ShardID, term uint64) {
 	}
 	s.drained = nil
 	s.paused.Store(false)
-	objects := slices.Collect(maps.Values(s.objects))
 	s.mu.Unlock()
-	for _, o := range objects {
+	for _, o := range s.inMemory() {
 		o.mu.Lock()
 		o.unlock() // Starts what waited.
 	}
+}
+
+// inMemory returns the shard's objects.
+func (s *shard) inMemory() []*object {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.objects))
 }
 
 // SetFull says whether there is room for what the shard's objects write: while there is none, events
@@ -367,7 +436,7 @@ func (s *shard) checkDrained() {
 // sweep evicts the objects that have been idle for long enough.
 func (m *Manager) sweep() {
 	every := DefaultIdleTimeout
-	for _, c := range m.classes {
+	for _, c := range *m.classes.Load() {
 		every = min(every, c.IdleTimeout)
 	}
 	t := time.NewTicker(max(every/4, 10*time.Millisecond))
@@ -418,6 +487,18 @@ func (m *Manager) forget(s *shard, o *object) (over ending) {
 	return over
 }
 
+// leave drops an object from memory at once, and says so, or has it dropped soon after it is idle. The caller
+// holds the shard's lock, and tells of the end without it.
+func (m *Manager) leave(s *shard, o *object) (over ending, left bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.idle() {
+		o.evict = true
+		return ending{}, false
+	}
+	return m.forget(s, o), true
+}
+
 // Evict drops an object from memory: at once when it is idle, else soon after it next is. It says
 // whether the object was in memory.
 func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
@@ -426,23 +507,17 @@ func (m *Manager) Evict(id placement.ShardID, ref storage.ObjectRef) bool {
 	o := s.objects[ref]
 	var over ending
 	if o != nil {
-		o.mu.Lock()
-		if o.idle() {
-			over = m.forget(s, o)
-		} else {
-			o.evict = true
-		}
-		o.mu.Unlock()
+		over, _ = m.leave(s, o)
 	}
 	s.mu.Unlock()
 	over.tell()
 	return o != nil
 }
 
-// Class returns a class of this node.
+// Class returns a class that is registered.
 func (m *Manager) Class(name string) (*Class, bool) {
-	c, ok := m.classes[name]
-	return c, ok
+	c, ok := m.class(name)
+	return c, ok && c.edition.Load() != nil
 }
 
 // hybridClock gives times that never go back: Unix milliseconds << 16 with a counter below. They

@@ -248,8 +248,8 @@ type Stats struct {
 
 // Stats returns the counters. It adds many up, so it is for scraping, not for hot paths.
 func (m *Manager) Stats() Stats {
-	out := Stats{QueuedBytes: m.QueuedBytes(), Tally: *m.noClass.sum()}
-	for _, class := range m.classes {
+	out := Stats{QueuedBytes: m.QueuedBytes(), Tally: *m.unclassed.sum()}
+	for _, class := range *m.classes.Load() {
 		t := class.tally.sum()
 		t.AlarmsInFlight = m.alarms.flying(class)
 		out.add(t)

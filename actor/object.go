@@ -39,12 +39,16 @@ type object struct {
 	warn     bool   // its PreShutdown is to run
 	woken    bool   // nobody has taken a Wake yet
 	waker    *event // runs Woken
+	late     bool   // the handlers of code that was replaced have had their time
 	outbox   outbox
 }
 
 // unlock is how every change of the machine ends: it gives the turn to whoever may have it, keeps
 // the shard's count of busy objects, and tells who is to be told, without the lock.
 func (o *object) unlock() {
+	if o.superseding() {
+		o.m.supersede()
+	}
 	answers, ended := o.m.take()
 	if o.m.dropped > 0 {
 		o.shard.manager.queued.Add(-int64(o.m.dropped))
@@ -97,7 +101,7 @@ func (o *object) unlock() {
 func (o *object) bury(ended []*event) (over ending) {
 	if o.now != nil && !o.m.alive {
 		over = o.now.finished(o.m.why)
-		o.now, o.woken, o.waker = nil, false, nil
+		o.now, o.woken, o.waker, o.late = nil, false, nil, false
 		o.w.discardOpen()
 	}
 	if o.m.lost {
@@ -174,7 +178,7 @@ func (o *object) run() {
 		switch {
 		case o.warnable():
 			e = o.warning()
-		case o.m.resumable() != nil || !o.ready() || o.shard.paused.Load():
+		case o.superseding(), o.m.resumable() != nil || !o.ready() || o.shard.paused.Load():
 			o.lastUsed = now
 			o.unlock()
 			return

@@ -3,8 +3,6 @@ package actor
 import (
 	"context"
 	"log/slog"
-	"maps"
-	"slices"
 	"time"
 )
 
@@ -13,7 +11,7 @@ import (
 const PreShutdownTimeMax = 300 * time.Millisecond
 
 // PreShutdowner is what the instance of a class may implement to be told that its incarnation is about
-// to end by a plan: its object moves to another node, or its node stops. It runs as an event of its
+// to end by a plan: its object moves to another node, its node stops, or its code is replaced. It runs as an event of its
 // own, with the turn; no other event begins meanwhile, and what it writes is there for the next
 // incarnation. Its context ends after 300 ms; when it goes on, it puts a move off, as every handler
 // that holds its turn does. Its error is logged, and a panic resets the object.
@@ -31,10 +29,7 @@ const preShutdown = "PreShutdown"
 // warn has every object of the shard that wants to know be told that it is about to end; the shard is
 // paused.
 func (s *shard) warn() {
-	s.mu.Lock()
-	objects := slices.Collect(maps.Values(s.objects))
-	s.mu.Unlock()
-	for _, o := range objects {
+	for _, o := range s.inMemory() {
 		o.mu.Lock()
 		o.warn = o.now != nil && o.now.listens
 		o.unlock()
@@ -47,7 +42,7 @@ func (o *object) warnable() bool {
 	if o.m.running != nil {
 		return false // It waits for its turn.
 	}
-	o.warn = o.warn && o.m.alive && o.m.critical == nil && o.shard.paused.Load()
+	o.warn = o.warn && o.m.alive && o.m.critical == nil && (o.m.holding || o.shard.paused.Load())
 	return o.warn
 }
 

@@ -27,7 +27,7 @@ func (l *listening) PreShutdown(ctx context.Context) error { return l.told(ctx, 
 func listens(t *testing.T, told func(ctx context.Context, s *State) error, test func(t *testing.T, l *loop)) {
 	t.Helper()
 	looped(t, func(t *testing.T, l *loop) {
-		class := l.manager.classes[plainClass]
+		class := l.manager.known(plainClass)
 		class.construct = func(s *State) any { return &listening{thing: thing{state: s}, told: told} }
 		method := class.methods["Act"]
 		handler := method.Handler

@@ -94,17 +94,11 @@ func (i *incarnation) send(e *event, c *sentCall, bytes int) ([]Link, error) {
 		return nil, err
 	}
 	if i.calls == nil {
-		i.calls = make(map[*sentCall]struct{})
+		i.calls, i.m.calling = make(map[uint64]*sentCall), make(map[uint64]sender)
 	}
-	i.calls[c] = struct{}{}
-	number := rand.Uint64() | 1 //nolint:gosec // to tell events apart
-	if e.depth > 0 {
-		if e.section == 0 {
-			e.section = number
-		}
-		number = e.section
-	}
-	return i.chainLocked(e, number), nil
+	c.number = rand.Uint64() | 1 //nolint:gosec // to tell events apart
+	i.calls[c.number], i.m.calling[c.number] = c, sender{by: e, critical: e.depth > 0}
+	return i.chainLocked(e, c.number), nil
 }
 
 // depart puts a call that an event is about to make at the output gate: fn is told when it is open, in the
@@ -115,8 +109,9 @@ func (i *incarnation) depart(e *event, fn func(error)) error {
 
 // sentCall is a call of Stub.Send.
 type sentCall struct {
-	i    *incarnation
-	done func(Result)
+	i      *incarnation
+	done   func(Result)
+	number uint64 // in the chain
 
 	mu struct {
 		sync.Mutex
@@ -178,9 +173,11 @@ func (c *sentCall) stop(cause error) {
 // answer tells what became of the call. Whoever has been reset meanwhile, or has another owner, is told so.
 func (c *sentCall) answer(r Result) {
 	c.i.mu.Lock()
-	delete(c.i.calls, c)
 	if c.i.over != nil {
 		r = Result{Err: c.i.over}
+	} else {
+		delete(c.i.calls, c.number)
+		delete(c.i.m.calling, c.number)
 	}
 	c.i.mu.Unlock()
 	c.done(r)

@@ -461,16 +461,18 @@ func TestBlockConcurrencyThatFailsResetsTheObject(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				w := newPlainWorld(t)
-				returned := make(chan struct{})
+				queued, returned := make(chan struct{}), make(chan struct{})
 				a := w.start(1, func(ctx context.Context, s *State) error {
 					defer close(returned)
 					defer func() { _ = recover() }() // It can't be caught.
+					<-queued
 					if _, err := add(s); err != nil {
 						return err
 					}
 					return s.BlockConcurrency(ctx, func(ctx context.Context) error { return test.fail(ctx, s) })
 				})
 				b := w.start(1, func(context.Context, *State) error { t.Error("runs"); return nil })
+				close(queued)
 				err := <-a
 				wantReason(t, "the event", err, test.want)
 				if !strings.Contains(err.Error(), test.text) {
@@ -502,7 +504,7 @@ func (p *preparing) Init(ctx context.Context) error { return p.init(ctx, p.state
 func newPreparingWorld(t *testing.T, init func(ctx context.Context, s *State) error) *plainWorld {
 	t.Helper()
 	w := newPlainWorld(t)
-	class := w.manager.classes[plainClass]
+	class := w.manager.known(plainClass)
 	act := class.methods["Act"]
 	handler := act.Handler
 	act.Handler = func(srv any, ctx context.Context, dec func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {

@@ -79,6 +79,12 @@ func newPlainWorldIn(t *testing.T, dir string, fs vfs.FS, more ...Class) *plainW
 	return w
 }
 
+// known returns a class that is registered.
+func (m *Manager) known(name string) *Class {
+	c, _ := m.class(name)
+	return c
+}
+
 func plainRef(n byte) storage.ObjectRef {
 	return storage.ObjectRef{Class: plainClass, ID: placement.ObjectID{31: n}}
 }

@@ -36,6 +36,7 @@ const (
 	UnknownClass       Reason = "UNKNOWN_CLASS"
 	UnknownObject      Reason = "UNKNOWN_OBJECT"
 	UnknownNode        Reason = "UNKNOWN_NODE"
+	UnknownWorker      Reason = "UNKNOWN_WORKER"
 	UnknownMethod      Reason = "UNKNOWN_METHOD"
 	UnknownAlarm       Reason = "UNKNOWN_ALARM"
 	AlarmPending       Reason = "ALARM_PENDING"
@@ -85,6 +86,7 @@ var codeOf = map[Reason]codes.Code{
 	UnknownClass:       codes.NotFound,
 	UnknownObject:      codes.NotFound,
 	UnknownNode:        codes.NotFound,
+	UnknownWorker:      codes.NotFound,
 	UnknownMethod:      codes.Unimplemented,
 	UnknownAlarm:       codes.NotFound,
 	AlarmPending:       codes.FailedPrecondition,

@@ -39,6 +39,7 @@ var codeOf = map[fault.Reason]codes.Code{
 	"UNKNOWN_CLASS":       codes.NotFound,
 	"UNKNOWN_OBJECT":      codes.NotFound,
 	"UNKNOWN_NODE":        codes.NotFound,
+	"UNKNOWN_WORKER":      codes.NotFound,
 	"UNKNOWN_METHOD":      codes.Unimplemented,
 	"UNKNOWN_ALARM":       codes.NotFound,
 	"ALARM_PENDING":       codes.FailedPrecondition,

@@ -99,7 +99,7 @@ func New(cfg Config) *Gateway {
 		grpc.ForceServerCodecV2(hybridCodec{encoding.GetCodecV2(proto.Name)}),
 		grpc.UnknownServiceHandler(g.unknown),
 		grpc.UnaryInterceptor(g.endAdmin),
-		grpc.StreamInterceptor(g.endWatches),
+		grpc.StreamInterceptor(g.endStreams),
 		grpc.MaxRecvMsgSize(receiveBytesMax),
 		grpc.MaxSendMsgSize(receiveBytesMax),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -214,44 +214,61 @@ var errCutOff = fault.New(fault.OutcomeUnknown, "the node stopped before the cal
 
 // endAdmin ends the calls of Admin with the Gateway, as route does those of objects.
 func (g *Gateway) endAdmin(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if !strings.HasPrefix(info.FullMethod, "/"+holdfastv1.Admin_ServiceDesc.ServiceName+"/") {
+	if !isAdmin(info.FullMethod) {
 		return handler(ctx, req)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer context.AfterFunc(g.ctx, func() { cancel(errCutOff) })()
-	resp, err := handler(ctx, req)
-	if err != nil && errors.Is(context.Cause(ctx), errCutOff) {
-		err = errCutOff
-	}
+	var resp any
+	err := g.untilCutOff(ctx, func(ctx context.Context) (err error) {
+		resp, err = handler(ctx, req)
+		return err
+	})
 	return resp, err
 }
 
-// endWatches ends the streams that watch the node's health when Stop begins: they last for ever, and
-// Stop would wait for them as for calls.
-func (g *Gateway) endWatches(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if info.FullMethod != healthv1.Health_Watch_FullMethodName {
+func isAdmin(method string) bool {
+	return strings.HasPrefix(method, "/"+holdfastv1.Admin_ServiceDesc.ServiceName+"/")
+}
+
+// untilCutOff runs fn with a context that ends with the Gateway too.
+func (g *Gateway) untilCutOff(ctx context.Context, fn func(ctx context.Context) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(g.ctx, func() { cancel(errCutOff) })()
+	err := fn(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errCutOff) {
+		err = errCutOff
+	}
+	return err
+}
+
+// endStreams ends the streams of Admin as endAdmin does its calls, and those that watch the node's health
+// when Stop begins: they last for ever, and Stop would wait for them as for calls.
+func (g *Gateway) endStreams(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	switch {
+	case isAdmin(info.FullMethod):
+		return g.untilCutOff(stream.Context(), func(ctx context.Context) error { return handler(srv, &ownStream{stream, ctx}) })
+	case info.FullMethod != healthv1.Health_Watch_FullMethodName:
 		return handler(srv, stream)
 	}
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
 	defer context.AfterFunc(g.stopping, cancel)()
-	err := handler(srv, &watchStream{stream, ctx})
+	err := handler(srv, &ownStream{stream, ctx})
 	if g.stopping.Err() != nil {
 		return errStopping
 	}
 	return err
 }
 
-// watchStream is a stream with a context of its own.
-type watchStream struct {
+// ownStream is a stream with a context of its own.
+type ownStream struct {
 	grpc.ServerStream
 
 	ctx context.Context //nolint:containedctx // the stream's
 }
 
 // Context implements grpc.ServerStream.
-func (w *watchStream) Context() context.Context { return w.ctx }
+func (w *ownStream) Context() context.Context { return w.ctx }
 
 // waiters are reused: a call needs a channel for its answer.
 var waiters = sync.Pool{New: func() any { return make(chan frame.Response, 1) }}

@@ -68,6 +68,8 @@ const (
 	queryAlarms = "alarms"
 	queryDead   = "dead"
 	queryRearm  = "rearm"
+	// queryWorkers asks what a node runs.
+	queryWorkers = "workers"
 
 	queryExport     = "export"
 	queryExportNext = "export-next"
@@ -126,6 +128,9 @@ func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, er
 		return n.answerExport(ctx, kind, body)
 	case queryImport:
 		return n.answerImport(ctx, body)
+	}
+	if kind == queryWorkers {
+		return json.Marshal(n.workers.states())
 	}
 	var q shardQuery
 	if err := json.Unmarshal(body, &q); err != nil {
@@ -380,7 +385,7 @@ func noLeadWarning(m *cluster.Member) string {
 	case m.Stopping:
 		return fmt.Sprintf("node %s is stopping and hands over what it owns", m.Name)
 	default:
-		return fmt.Sprintf("node %s lacks classes of the cluster and so owns nothing: see its /readyz", m.Name)
+		return fmt.Sprintf("node %s lacks classes of the cluster, or can't load a worker, and so owns nothing: see its /readyz", m.Name)
 	}
 }
 

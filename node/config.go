@@ -48,8 +48,12 @@ type Config struct {
 
 	// Classes that this node runs. Names beginning with "holdfast." are reserved.
 	Classes []actor.Class
-	// Workers answers what comes to the HTTP address, also before the node serves. Default: 404 for all.
+	// Workers answers what comes to the HTTP address, also before the node serves. Default: the workers that
+	// are deployed.
 	Workers http.Handler
+
+	// Loader has the node run workers; nil: it runs none, and owns nothing while workers are deployed.
+	Loader Loader
 
 	// RingJoinAfter is how long a node must be alive before objects are placed on it: default 5 s.
 	// Shorter makes a new node useful sooner, longer keeps a flapping one from moving data.

@@ -32,6 +32,8 @@ type factsCache struct {
 	save func(body []byte) error
 	lost []placement.NodeID // without which shards were recovered here
 	have []className        // the classes of this node's program
+	// loaded are those of workers that this node runs.
+	loaded atomic.Pointer[[]className]
 
 	view    atomic.Pointer[factsView]
 	changed chan struct{} // capacity 1: a poke for whoever watches the facts
@@ -47,7 +49,8 @@ type factsView struct {
 	facts     *systemv1.Facts
 	byName    map[string]router.ClassFacts
 	byService map[string]router.ClassFacts
-	byBare    map[string][]string // names of classes of workers, by what follows the worker's
+	workers   map[string]*systemv1.Worker // those that are, or were, deployed
+	byBare    map[string][]string         // names of classes of workers, by what follows the worker's
 	byKey     map[string]router.ClassFacts
 	runs      map[string]string // names of classes, by those under which this node runs them
 	removed   map[placement.NodeID]bool
@@ -82,6 +85,7 @@ func (c *factsCache) newView(resp *systemv1.FactsResponse) *factsView {
 		facts:     resp.GetFacts(),
 		byName:    make(map[string]router.ClassFacts),
 		byService: make(map[string]router.ClassFacts),
+		workers:   make(map[string]*systemv1.Worker),
 		byBare:    make(map[string][]string),
 		byKey:     make(map[string]router.ClassFacts),
 		runs:      make(map[string]string),
@@ -91,6 +95,10 @@ func (c *factsCache) newView(resp *systemv1.FactsResponse) *factsView {
 	}
 	// The class that keeps the facts is known without them.
 	v.add(router.ClassFacts{Name: system.ClassName, UniqueKey: system.ClassName, Service: system.ServiceName, Runs: system.ClassName})
+	v.add(router.ClassFacts{Name: system.BundleClassName, UniqueKey: system.BundleClassName, Service: system.BundleServiceName, Runs: system.BundleClassName})
+	for _, w := range v.facts.GetWorkers() {
+		v.workers[w.GetName()] = w
+	}
 	for _, class := range v.facts.GetClasses() {
 		v.add(router.ClassFacts{Name: class.GetName(), UniqueKey: class.GetUniqueKey(), Service: class.GetService(), Runs: c.runs(class)})
 	}
@@ -109,19 +117,26 @@ func (c *factsCache) newView(resp *systemv1.FactsResponse) *factsView {
 	return v
 }
 
+// add makes a class known: by its unique key alone if its worker, as it is deployed, does not have it.
 func (v *factsView) add(c router.ClassFacts) {
-	v.byName[c.Name] = c
-	if _, bare, ok := strings.Cut(c.Name, "/"); ok {
-		v.byBare[bare] = append(v.byBare[bare], c.Name)
-	}
 	v.byKey[c.UniqueKey] = c
 	if c.Runs != "" {
 		v.runs[c.Runs] = c.Name
 	}
+	if worker, bare, ok := strings.Cut(c.Name, "/"); ok {
+		if w := v.workers[worker]; w != nil && !hasClass(w, bare) {
+			return
+		}
+		v.byBare[bare] = append(v.byBare[bare], c.Name)
+	}
+	v.byName[c.Name] = c
 	if c.Service != "" {
 		v.byService[c.Service] = c
 	}
 }
+
+// known says that the cluster has ever been asked.
+func (v *factsView) known() bool { return v.facts.GetFeatureLevel() > 0 }
 
 // Class implements router.Facts. A bare name means the class of a worker where no other class has it, and
 // one worker has.
@@ -154,13 +169,32 @@ func (c *factsCache) ByService(service string) (router.ClassFacts, bool) {
 // className is a class as a program has it.
 type className struct{ Name, Service string }
 
-// runs returns the name under which this node's program has a class: that which it has now, or one that
+// SetLoaded says which classes of workers this node runs.
+func (c *factsCache) SetLoaded(names []string) {
+	loaded := make([]className, 0, len(names))
+	for _, name := range names {
+		loaded = append(loaded, className{Name: name})
+	}
+	c.loaded.Store(&loaded)
+	for {
+		old := c.view.Load()
+		if c.view.CompareAndSwap(old, c.newView(&systemv1.FactsResponse{Revision: old.revision, Facts: old.facts})) {
+			return
+		}
+	}
+}
+
+// runs returns the name under which this node's program, or a worker, has a class: that which it has now, or one that
 // it had before, with the same service. It is empty when the program does not have it.
 func (c *factsCache) runs(class *systemv1.Class) string {
-	if slices.ContainsFunc(c.have, func(h className) bool { return h.Name == class.GetName() && h.Service == class.GetService() }) {
+	have := c.have
+	if loaded := c.loaded.Load(); loaded != nil {
+		have = slices.Concat(have, *loaded)
+	}
+	if slices.ContainsFunc(have, func(h className) bool { return h.Name == class.GetName() && h.Service == class.GetService() }) {
 		return class.GetName()
 	}
-	for _, h := range c.have {
+	for _, h := range have {
 		if h.Service == class.GetService() && slices.Contains(class.GetFormerNames(), h.Name) {
 			return h.Name
 		}
@@ -191,6 +225,9 @@ func (c *factsCache) NameOf(uniqueKey string) (string, bool) {
 // Revision implements router.Facts.
 func (c *factsCache) Revision() uint64 { return c.view.Load().revision }
 
+// Worker returns what a worker runs, or ran last; nil: none of the name was ever deployed.
+func (c *factsCache) Worker(name string) *systemv1.Worker { return c.view.Load().workers[name] }
+
 // Removed returns the nodes barred for good. The caller must not modify it.
 func (c *factsCache) Removed() map[placement.NodeID]bool { return c.view.Load().removed }
 
@@ -216,11 +253,14 @@ func (c *factsCache) TellLost(ctx context.Context) error {
 	return nil
 }
 
-// Missing returns the names of classes that the cluster knows and this node's program lacks.
+// Missing returns the names of classes that the cluster knows and this node's program lacks. Those of workers
+// that are, or were, deployed are not among them.
 func (c *factsCache) Missing() []string {
 	var missing []string
-	for _, class := range c.view.Load().facts.GetClasses() {
-		if c.runs(class) == "" {
+	v := c.view.Load()
+	for _, class := range v.facts.GetClasses() {
+		worker, _, _ := strings.Cut(class.GetName(), "/")
+		if v.workers[worker] == nil && c.runs(class) == "" {
 			missing = append(missing, class.GetName())
 		}
 	}
@@ -282,13 +322,13 @@ func (c *factsCache) learn(resp *systemv1.FactsResponse) error {
 	if resp.GetFacts() == nil {
 		return nil
 	}
-	next := c.newView(resp)
 	for {
 		old := c.view.Load()
-		if next.revision <= old.revision {
+		first := resp.GetRevision() == old.revision && resp.GetFacts().GetFeatureLevel() > 0 && !old.known() // Of a cluster without any.
+		if resp.GetRevision() <= old.revision && !first {
 			return nil
 		}
-		if c.view.CompareAndSwap(old, next) {
+		if c.view.CompareAndSwap(old, c.newView(resp)) { // With what is loaded now, or SetLoaded does it again.
 			break
 		}
 	}
@@ -319,7 +359,15 @@ func (c *factsCache) store() error {
 
 // callSystem calls a method of the System object through the router, as any caller would.
 func callSystem(r *router.Router) func(ctx context.Context, method string, req, resp proto.Message) error {
+	call := callReserved(r)
 	return func(ctx context.Context, method string, req, resp proto.Message) error {
+		return call(ctx, system.ClassName, system.ObjectName, method, req, resp)
+	}
+}
+
+// callReserved calls a method of an object of a class that only the cluster itself calls.
+func callReserved(r *router.Router) func(ctx context.Context, class, name, method string, req, resp proto.Message) error {
+	return func(ctx context.Context, class, name, method string, req, resp proto.Message) error {
 		body, err := proto.Marshal(req)
 		if err != nil {
 			return fmt.Errorf("encode %s: %w", method, err)
@@ -330,7 +378,7 @@ func callSystem(r *router.Router) func(ctx context.Context, method string, req, 
 		}
 		answered := make(chan frame.Response, 1)
 		cancel := r.Route(&frame.Request{
-			Class: system.ClassName, Name: system.ObjectName, Named: true, Method: method, Body: body, Deadline: deadline,
+			Class: class, Name: name, Named: true, Method: method, Body: body, Deadline: deadline,
 		}, func(resp frame.Response) { answered <- resp })
 		select {
 		case out := <-answered:

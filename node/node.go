@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,7 +73,10 @@ type Node struct {
 	facts      *factsCache
 	gateway    *gateway.Gateway
 	admin      *http.Server
-	workers    *http.Server
+	http       *http.Server
+	workers    *workers
+	deploying  sync.Mutex              // held while a bundle is taken in
+	serving    atomic.Pointer[workers] // workers, for those who may look before it is there
 	ring       atomic.Pointer[placement.Ring]
 	boots      bootBook
 	disk       diskWatch
@@ -169,10 +173,12 @@ func (n *Node) build() error {
 	n.facts.save = func(body []byte) error { return n.store.SetMeta(factsMetaKey, body) }
 
 	memory := memoryLimit(n.cfg.MemoryLimit)
-	classes := append([]actor.Class{system.Class()}, n.cfg.Classes...)
+	classes := append([]actor.Class{system.Class(), system.BundleClass()}, n.cfg.Classes...)
 	n.manager, err = actor.NewManager(actor.Config{
 		Shards: n.id.Shards, Classes: classes, Logger: n.log, Caller: objectCalls{n}, QueuedBytesMax: memory / 4, Now: n.cfg.Now,
 		Alarms: n.store, ClassOf: n.facts.NameOf,
+		NoClass: func(class string) error { return n.workers.noClass(class) },
+		Behind:  func(string, uint64) { n.behind() },
 	})
 	if err != nil {
 		return err
@@ -208,12 +214,14 @@ func (n *Node) build() error {
 	}
 	n.ring.Store(placement.NewRing([]placement.NodeID{n.id.Node}, n.id.Shards, n.id.Replicas))
 	n.router = router.New(router.Config{
-		Self: n.id.Node, Shards: n.id.Shards, Facts: n.facts, Local: n.manager, Leaders: n.host, Remote: n.peers,
+		Self: n.id.Node, Shards: n.id.Shards, Facts: routerFacts{n.facts, n}, Local: n.manager, Leaders: n.host, Remote: n.peers,
 		FactsClass: system.ClassName, BytesMax: memory / 4,
 		Wish: func(shard placement.ShardID) (placement.NodeID, bool) { return n.ring.Load().Owner(shard) },
 		Addr: func(id placement.NodeID) string { m, _ := n.member(id); return m.Addresses.GRPC },
 	})
 	n.facts.call = callSystem(n.router)
+	n.workers = newWorkers(n)
+	n.serving.Store(n.workers)
 	n.gateway = gateway.New(gateway.Config{
 		Router: n.router, Classes: n.cfg.Classes, Admin: &adminServer{n: n}, Frames: frameBounds(memory),
 		ReceivingMax: int(min(max(memory/8>>20, 16), 4096)), // An eighth of it, with a MiB each.
@@ -224,6 +232,7 @@ func (n *Node) build() error {
 
 // run starts the parts: what others may reach first is ready before it can be reached.
 func (n *Node) run() error {
+	n.workers.begin(n.ctx)
 	n.manager.Start(hostLog{n.host})
 	n.router.Start()
 	n.host.Start()
@@ -251,6 +260,7 @@ func (n *Node) run() error {
 	n.lookAtDisk()
 	n.wg.Go(n.watchDisk)
 	n.wg.Go(func() { n.watch(known.Ring) })
+	n.wg.Go(func() { n.workers.run(n.ctx) })
 	n.wg.Go(n.join)
 	return nil
 }
@@ -290,6 +300,9 @@ func (n *Node) join() {
 		case <-t.C:
 		}
 	}
+	if !n.loadWorkers() {
+		return
+	}
 	n.setWaiting("")
 	n.gateway.SetServing(true)
 	close(n.ready)
@@ -301,6 +314,32 @@ func (n *Node) join() {
 		case <-t.C:
 			told = n.register() == nil
 		}
+	}
+}
+
+// loadWorkers waits until this node runs what is deployed, or has tried. It returns false when the node ends.
+func (n *Node) loadWorkers() bool {
+	for {
+		ctx, cancel := context.WithTimeout(n.ctx, time.Second)
+		err := n.workers.catchUp(ctx)
+		cancel()
+		switch {
+		case n.ctx.Err() != nil:
+			return false
+		case err == nil:
+			return true
+		}
+		all, _ := n.workers.pending()
+		n.setWaiting("waiting for workers: " + strings.Join(all, "; "))
+	}
+}
+
+// behind has this node look for a later deployment than it has heard of.
+func (n *Node) behind() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() == nil {
+		n.wg.Go(n.refreshFacts)
 	}
 }
 
@@ -440,6 +479,11 @@ func (n *Node) stop(ctx context.Context) error {
 	}
 	n.cancel(errClosed)
 	// Nobody new comes in; who is in gets an answer.
+	if n.http != nil {
+		if err := n.http.Shutdown(drain); err != nil {
+			n.log.Warn("HTTP requests were cut off", slog.Any("error", err))
+		}
+	}
 	if n.gateway != nil {
 		n.gateway.Stop(drain)
 	}
@@ -459,6 +503,9 @@ func (n *Node) stop(ctx context.Context) error {
 	if n.manager != nil {
 		n.manager.Close()
 	}
+	if n.workers != nil {
+		n.workers.close()
+	}
 	// The other nodes notice by the broken streams.
 	if n.peerServer != nil {
 		n.peerServer.Stop()
@@ -476,7 +523,7 @@ func (n *Node) stop(ctx context.Context) error {
 	if n.host != nil {
 		add(n.host.Close())
 	}
-	for _, s := range []*http.Server{n.admin, n.workers} {
+	for _, s := range []*http.Server{n.admin, n.http} {
 		if s != nil {
 			add(s.Close())
 		}
@@ -509,6 +556,10 @@ func (n *Node) readiness() (bool, []string) {
 	}
 	if missing := n.missingClasses(); len(missing) > 0 {
 		reasons = append(reasons, fmt.Sprintf("this node lacks the classes %v of the cluster and so owns nothing: start it with a binary that has them", missing))
+	}
+	_, late := n.workers.pending()
+	for _, why := range late {
+		reasons = append(reasons, why+"; this node owns nothing until then")
 	}
 	if n.facts.Drained()[n.id.Node] {
 		reasons = append(reasons, fmt.Sprintf("this node is drained, and owns only what no other node can own: 'holdfast drain --off %s' ends that", n.id.Name))

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -67,6 +66,23 @@ type raftTransport struct{ *peer.Peers }
 
 // Send implements replica.Transport.
 func (t raftTransport) Send(to placement.NodeID, data []byte) bool { return t.SendRaft(to, data) }
+
+// routerFacts are the facts as the router asks for them: what they say is running here when a Refresh
+// returns.
+type routerFacts struct {
+	*factsCache
+
+	n *Node
+}
+
+// Refresh implements router.Facts.
+func (f routerFacts) Refresh(ctx context.Context) error {
+	if err := f.factsCache.Refresh(ctx); err != nil {
+		return err
+	}
+	_ = f.n.workers.catchUp(ctx) // Who is not through may still be asked for something else.
+	return nil
+}
 
 // listeners are the ports but the gossip's, all opened before anything starts, so that a port that
 // is taken stops the node before it has done anything.
@@ -134,19 +150,22 @@ func (n *Node) startAdmin() {
 		Handler:           gateway.NewAdminHandler(gateway.AdminConfig{Ready: n.readiness, Gatherer: registry}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
-	workers := n.cfg.Workers
-	if workers == nil {
-		workers = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.WriteHeader(http.StatusNotFound)
-			_, _ = io.WriteString(w, "No worker is deployed on this cluster.\n")
-		})
-	}
-	n.workers = &http.Server{
-		Handler:           workers,
+	n.http = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			serving := n.serving.Load()
+			switch {
+			case n.cfg.Workers != nil:
+				n.cfg.Workers.ServeHTTP(w, req)
+			case serving != nil:
+				serving.ServeHTTP(w, req)
+			default:
+				http.Error(w, "The node is starting.", http.StatusServiceUnavailable)
+			}
+		}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	n.wg.Go(func() { n.serve("admin", func() error { return n.admin.Serve(n.listeners.admin) }) })
-	n.wg.Go(func() { n.serve("http", func() error { return n.workers.Serve(n.listeners.http) }) })
+	n.wg.Go(func() { n.serve("http", func() error { return n.http.Serve(n.listeners.http) }) })
 }
 
 // self describes this node to the others, and returns the IP that gossip advertises.
@@ -288,6 +307,7 @@ func (n *Node) watch(ring []placement.NodeID) {
 		case <-t.C:
 		case <-n.changed:
 		case <-n.facts.changed:
+			n.workers.poke()
 		case <-refresh.C:
 			n.wg.Go(n.refreshFacts)
 			n.wg.Go(n.forgetRemoved)
@@ -342,11 +362,12 @@ func (n *Node) observe(members *ringMembers, now time.Duration, stored string) s
 			connect = append(connect, m.ID)
 		}
 	}
-	missing := n.missingClasses()
-	if len(missing) > 0 {
+	_, late := n.workers.pending()
+	lacks := len(n.missingClasses()) > 0 || len(late) > 0
+	if lacks {
 		noLead[n.id.Node] = true
 	}
-	n.cluster.SetNoLead(len(missing) > 0)
+	n.cluster.SetNoLead(lacks)
 	n.cluster.SetDisk(disk >= diskLow, disk >= diskFull)
 	ring := members.Observe(now, seen, removed)
 	if old := n.ring.Load(); !equalNodes(old.Members(), ring) {
@@ -463,6 +484,9 @@ func (n *Node) missingClasses() []string {
 
 // registered says whether the cluster knows all the classes of this node, as far as it knows.
 func (n *Node) registered() bool {
+	if !n.facts.view.Load().known() {
+		return false
+	}
 	for i := range n.cfg.Classes {
 		c := &n.cfg.Classes[i]
 		if !n.facts.Knows(c.Name, c.ServiceName()) {

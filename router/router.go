@@ -307,9 +307,13 @@ func (r *Router) try(c *call) {
 
 func (r *Router) local(c *call) {
 	req := c.req
+	class, known := r.cfg.Facts.ByKey(c.ref.Class)
+	if !known {
+		class = c.class
+	}
 	var try uint
 	ac := &actor.Call{
-		Shard: c.shard, Object: c.ref, Class: cmp.Or(c.class.Runs, c.class.Name), Name: req.Name, Named: req.Named,
+		Shard: c.shard, Object: c.ref, Class: cmp.Or(class.Runs, class.Name), Name: req.Name, Named: req.Named,
 		Method: req.Method, JSON: req.JSON, Values: req.Values, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req),
 		Done: func(res actor.Result) {
 			if res.Err == nil {

@@ -397,6 +397,16 @@ func (s *Store) SetMeta(key string, value []byte) error {
 	return nil
 }
 
+// DeleteMeta deletes one, synced, if it is there.
+func (s *Store) DeleteMeta(key string) error {
+	b := s.NewBatch()
+	b.Delete(append(prefixMeta[:2:2], key...))
+	if err := errors.Join(b.Commit(true), b.Close()); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	return nil
+}
+
 // Shards returns the shards that have a replica here, ascending.
 func (s *Store) Shards() ([]placement.ShardID, error) {
 	it, err := s.Iter([]byte{spaceShard}, []byte{spaceShard + 1})

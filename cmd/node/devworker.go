@@ -12,6 +12,9 @@ import (
 	"github.com/holdfast-io/holdfast/worker/web/outbound"
 )
 
+// loopback is what workers under development may fetch from: they call what else runs on the machine.
+var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
+
 // devWorker runs a wrangler project on one node, and serves it on the node's HTTP address.
 func (c *devCmd) devWorker(ctx context.Context, e env, cfg node.Config) error {
 	built, err := bundle.Build(c.Path, bundle.Options{Dev: true, Modules: worker.Modules()})
@@ -21,8 +24,7 @@ func (c *devCmd) devWorker(ctx context.Context, e env, cfg node.Config) error {
 	for _, warning := range built.Warnings {
 		_, _ = fmt.Fprintf(e.stderr, "warning: %s\n", warning)
 	}
-	// A worker under development calls what else runs on the machine.
-	fetch := outbound.New(c.config(netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")))
+	fetch := outbound.New(c.config(loopback...))
 	defer fetch.Close()
 	var cluster worker.LateCluster
 	w, err := worker.New(worker.Config{

@@ -27,23 +27,27 @@ const (
 type cli struct {
 	Config kong.ConfigFlag `help:"Read flags from this YAML file; the command line and the environment win." placeholder:"FILE"`
 
-	Dev     devCmd     `cmd:"" help:"Run one node on loopback, with everything on and its data in .holdfast/."`
-	Serve   serveCmd   `cmd:"" help:"Run a node of a cluster."`
-	Call    callCmd    `cmd:"" help:"Call a method of an object and print the reply as JSON."`
-	NewID   newIDCmd   `cmd:"" name:"new-id" help:"Draw the id of a new object of a class, for 'call --id'."`
-	Status  statusCmd  `cmd:"" help:"Show nodes, shards, owners, replicas and what is moving."`
-	Objects objectsCmd `cmd:"" help:"List the objects of a class that have stored data."`
-	Object  objectCmd  `cmd:"" help:"Show one object's stored keys and its owner."`
-	Class   classCmd   `cmd:"" help:"List the classes of the cluster, rename one, or delete one with its objects."`
-	Export  exportCmd  `cmd:"" help:"Write what an object, or every object of a class, has stored into a file."`
-	Import  importCmd  `cmd:"" help:"Put the objects of an exported file into a cluster."`
-	Alarms  alarmsCmd  `cmd:"" help:"List a class's alarms, and arm again those that were given up."`
-	Evict   evictCmd   `cmd:"" help:"Drop one object from memory; its next call loads it again."`
-	Drain   drainCmd   `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`
-	Remove  removeCmd  `cmd:"" help:"Move every replica off a node and bar it for good."`
-	Recover recoverCmd `cmd:"" help:"Bring shards back that have lost a majority of their voters for good, from what is left."`
-	Health  healthCmd  `cmd:"" help:"Ask a node whether it is ready; the exit status answers. For container health checks."`
-	Version versionCmd `cmd:"" help:"Print the version."`
+	Dev      devCmd         `cmd:"" help:"Run one node on loopback, with everything on and its data in .holdfast/."`
+	Serve    serveCmd       `cmd:"" help:"Run a node of a cluster."`
+	Call     callCmd        `cmd:"" help:"Call a method of an object and print the reply as JSON."`
+	NewID    newIDCmd       `cmd:"" name:"new-id" help:"Draw the id of a new object of a class, for 'call --id'."`
+	Status   statusCmd      `cmd:"" help:"Show nodes, shards, owners, replicas and what is moving."`
+	Objects  objectsCmd     `cmd:"" help:"List the objects of a class that have stored data."`
+	Object   objectCmd      `cmd:"" help:"Show one object's stored keys and its owner."`
+	Class    classCmd       `cmd:"" help:"List the classes of the cluster, rename one, or delete one with its objects."`
+	Export   exportCmd      `cmd:"" help:"Write what an object, or every object of a class, has stored into a file."`
+	Import   importCmd      `cmd:"" help:"Put the objects of an exported file into a cluster."`
+	Alarms   alarmsCmd      `cmd:"" help:"List a class's alarms, and arm again those that were given up."`
+	Evict    evictCmd       `cmd:"" help:"Drop one object from memory; its next call loads it again."`
+	Deploy   deployCmd      `cmd:"" help:"Bundle a wrangler project and have the cluster run it."`
+	Deploys  deploymentsCmd `cmd:"" name:"deployments" help:"List what workers run, and where, or what one has run before."`
+	Back     rollbackCmd    `cmd:"" name:"rollback" help:"Have a worker run an earlier deployment's bundle again."`
+	Undeploy undeployCmd    `cmd:"" help:"End a worker; what its objects have stored stays."`
+	Drain    drainCmd       `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`
+	Remove   removeCmd      `cmd:"" help:"Move every replica off a node and bar it for good."`
+	Recover  recoverCmd     `cmd:"" help:"Bring shards back that have lost a majority of their voters for good, from what is left."`
+	Health   healthCmd      `cmd:"" help:"Ask a node whether it is ready; the exit status answers. For container health checks."`
+	Version  versionCmd     `cmd:"" help:"Print the version."`
 }
 
 // env is what commands act on besides their own flags.

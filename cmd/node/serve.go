@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/examples/counter"
 	"github.com/holdfast-io/holdfast/node"
+	"github.com/holdfast-io/holdfast/worker/web/outbound"
 )
 
 // listenFlags are shared by dev and serve.
@@ -45,6 +46,7 @@ type devCmd struct {
 
 type serveCmd struct {
 	listenFlags
+	fetchFlags
 
 	Name          string   `help:"This node's name; unique in the cluster." required:""`
 	DataDir       string   `help:"Where the data and the node's identity live." required:"" placeholder:"DIR"`
@@ -70,7 +72,7 @@ func (c *devCmd) Run(ctx context.Context, e env) error {
 	if c.Path != "" {
 		return c.devWorker(ctx, e, cfg)
 	}
-	return serve(ctx, e, c.listenFlags, cfg, nil)
+	return serveWorkers(ctx, e, c.listenFlags, c.config(loopback...), cfg)
 }
 
 // Run implements the command.
@@ -79,12 +81,20 @@ func (c *serveCmd) Run(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	return serve(ctx, e, c.listenFlags, node.Config{
+	return serveWorkers(ctx, e, c.listenFlags, c.config(), node.Config{
 		Name: c.Name, DataDir: c.DataDir, Bootstrap: c.Bootstrap, Join: c.Join,
 		Shards: c.Shards, Replicas: c.Replicas,
 		GRPC: c.GRPC, Peer: c.Peer, Gossip: c.Gossip, HTTP: c.HTTP, Admin: c.Admin,
 		Advertise: c.Advertise, GossipKey: key,
-	}, nil)
+	})
+}
+
+// serveWorkers is serve of a node that runs what is deployed; fetch bounds what workers fetch.
+func serveWorkers(ctx context.Context, e env, f listenFlags, fetch outbound.Config, cfg node.Config) error {
+	client := outbound.New(fetch)
+	defer client.Close()
+	cfg.Loader = &loader{client}
+	return serve(ctx, e, f, cfg, nil)
 }
 
 func readGossipKey(file string) ([]byte, error) {

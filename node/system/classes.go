@@ -22,6 +22,9 @@ func (o *object) ChangeClasses(_ context.Context, req *systemv1.ChangeClassesReq
 		return nil, fault.New(fault.InvalidArgument, "changes: the cluster is at feature level %d, and classes can be changed from %d on: upgrade every node first", f.FeatureLevel, LevelClassChanges)
 	}
 	for _, c := range req.GetChanges() {
+		if err := f.ofWorker(c); err != nil {
+			return nil, err
+		}
 		if err := f.change(c); err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 // Package system is the reserved class holdfast.System, whose one object "cluster" keeps the facts
 // about the cluster as a whole: the classes with their unique keys, the nodes removed for good, the
-// nodes drained, and the feature level. It is an ordinary class on the ordinary core, so its facts are replicated,
+// nodes drained, what workers run, and the feature level. The reserved class holdfast.Bundle keeps the
+// bundles of workers. Both are ordinary classes on the ordinary core, so what they keep is replicated,
 // fenced and linearizable as everything else is.
 //
 // Every change raises the revision by one. Facts are only ever added to, but for the drained nodes,
@@ -30,7 +31,7 @@ const (
 // FeatureLevel is the highest that this release knows, and what a cluster created by it starts with. An
 // older cluster is raised to it when every node knows it. What a level adds is written or sent only
 // in a cluster that has been raised to it.
-const FeatureLevel = LevelClassChanges
+const FeatureLevel = LevelDeployments
 
 // What the levels add.
 const (
@@ -38,6 +39,8 @@ const (
 	LevelChains = 2
 	// LevelClassChanges has entries of the log that end a class.
 	LevelClassChanges = 3
+	// LevelDeployments has workers, whose bundles objects of another class keep.
+	LevelDeployments = 4
 )
 
 // The one key that the object stores.
@@ -52,6 +55,7 @@ type facts struct {
 	Drained      []uint64 `cbor:"drained,omitempty"`
 	Lost         []uint64 `cbor:"lost,omitempty"`
 	EndedKeys    []string `cbor:"ended_keys,omitempty"`
+	Workers      []worker `cbor:"workers,omitempty"`
 }
 
 type class struct {
@@ -204,6 +208,9 @@ func (f *facts) response() *systemv1.FactsResponse {
 	out := &systemv1.Facts{FeatureLevel: f.FeatureLevel, RemovedNodes: f.Removed, DrainedNodes: f.Drained, LostNodes: f.Lost, EndedKeys: f.EndedKeys}
 	for _, c := range f.Classes {
 		out.Classes = append(out.Classes, &systemv1.Class{Name: c.Name, Service: c.Service, UniqueKey: c.UniqueKey, FormerNames: c.FormerNames})
+	}
+	for i := range f.Workers {
+		out.Workers = append(out.Workers, f.Workers[i].proto())
 	}
 	return &systemv1.FactsResponse{Revision: f.Revision, Facts: out}
 }

@@ -2920,6 +2920,589 @@ func (x *DrainNodeResponse) GetId() string {
 	return ""
 }
 
+type DeployRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A part of the bundle (docs/format/bundle.md).
+	Part          []byte `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeployRequest) Reset() {
+	*x = DeployRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeployRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeployRequest) ProtoMessage() {}
+
+func (x *DeployRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeployRequest.ProtoReflect.Descriptor instead.
+func (*DeployRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DeployRequest) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+type DeployResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	Number uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// SHA-256 of the bundle, in hex.
+	Hash string `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	// What became of the worker's classes, in words.
+	Changes       []string `protobuf:"bytes,4,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeployResponse) Reset() {
+	*x = DeployResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeployResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeployResponse) ProtoMessage() {}
+
+func (x *DeployResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeployResponse.ProtoReflect.Descriptor instead.
+func (*DeployResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DeployResponse) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *DeployResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DeployResponse) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *DeployResponse) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+type ListDeploymentsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With the history of this one; empty: of all workers, without it.
+	Worker        string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeploymentsRequest) Reset() {
+	*x = ListDeploymentsRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeploymentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeploymentsRequest) ProtoMessage() {}
+
+func (x *ListDeploymentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeploymentsRequest.ProtoReflect.Descriptor instead.
+func (*ListDeploymentsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListDeploymentsRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+type ListDeploymentsResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Workers []*Worker              `protobuf:"bytes,1,rep,name=workers,proto3" json:"workers,omitempty"`
+	// Of the one that was asked for, the latest first.
+	History       []*Deployment `protobuf:"bytes,2,rep,name=history,proto3" json:"history,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListDeploymentsResponse) Reset() {
+	*x = ListDeploymentsResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListDeploymentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListDeploymentsResponse) ProtoMessage() {}
+
+func (x *ListDeploymentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListDeploymentsResponse.ProtoReflect.Descriptor instead.
+func (*ListDeploymentsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *ListDeploymentsResponse) GetWorkers() []*Worker {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+func (x *ListDeploymentsResponse) GetHistory() []*Deployment {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+type Worker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Of the latest deployment. It only rises.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// Empty: it was undeployed.
+	Hash string `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// By their names without the worker's.
+	Classes []string `protobuf:"bytes,5,rep,name=classes,proto3" json:"classes,omitempty"`
+	// Those that are alive.
+	Nodes         []*WorkerOnNode `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Worker) Reset() {
+	*x = Worker{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Worker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Worker) ProtoMessage() {}
+
+func (x *Worker) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Worker.ProtoReflect.Descriptor instead.
+func (*Worker) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Worker) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Worker) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Worker) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Worker) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Worker) GetClasses() []string {
+	if x != nil {
+		return x.Classes
+	}
+	return nil
+}
+
+func (x *Worker) GetNodes() []*WorkerOnNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type WorkerOnNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The deployment that it runs; 0: none.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// Why it does not run the latest, if it has tried.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerOnNode) Reset() {
+	*x = WorkerOnNode{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerOnNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerOnNode) ProtoMessage() {}
+
+func (x *WorkerOnNode) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerOnNode.ProtoReflect.Descriptor instead.
+func (*WorkerOnNode) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *WorkerOnNode) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *WorkerOnNode) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *WorkerOnNode) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+type Deployment struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Empty: the worker was undeployed.
+	Hash          string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Size          uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	// The number whose bundle was deployed again, if it was.
+	RollbackOf    uint64 `protobuf:"varint,5,opt,name=rollback_of,json=rollbackOf,proto3" json:"rollback_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deployment) Reset() {
+	*x = Deployment{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deployment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deployment) ProtoMessage() {}
+
+func (x *Deployment) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deployment.ProtoReflect.Descriptor instead.
+func (*Deployment) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *Deployment) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Deployment) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Deployment) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Deployment) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Deployment) GetRollbackOf() uint64 {
+	if x != nil {
+		return x.RollbackOf
+	}
+	return 0
+}
+
+type RollbackRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// 0: the one before the latest.
+	Number        uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RollbackRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+type UndeployRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeployRequest) Reset() {
+	*x = UndeployRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeployRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeployRequest) ProtoMessage() {}
+
+func (x *UndeployRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeployRequest.ProtoReflect.Descriptor instead.
+func (*UndeployRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *UndeployRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+type UndeployResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeployResponse) Reset() {
+	*x = UndeployResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeployResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeployResponse) ProtoMessage() {}
+
+func (x *UndeployResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeployResponse.ProtoReflect.Descriptor instead.
+func (*UndeployResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *UndeployResponse) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
 var File_holdfast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_admin_proto_rawDesc = "" +
@@ -3132,7 +3715,45 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"#\n" +
 	"\x11DrainNodeResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id2\xfc\b\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"#\n" +
+	"\rDeployRequest\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\fR\x04part\"n\n" +
+	"\x0eDeployResponse\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\tR\x04hash\x12\x18\n" +
+	"\achanges\x18\x04 \x03(\tR\achanges\"0\n" +
+	"\x16ListDeploymentsRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\"{\n" +
+	"\x17ListDeploymentsResponse\x12-\n" +
+	"\aworkers\x18\x01 \x03(\v2\x13.holdfast.v1.WorkerR\aworkers\x121\n" +
+	"\ahistory\x18\x02 \x03(\v2\x17.holdfast.v1.DeploymentR\ahistory\"\xa7\x01\n" +
+	"\x06Worker\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\tR\x04hash\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x18\n" +
+	"\aclasses\x18\x05 \x03(\tR\aclasses\x12/\n" +
+	"\x05nodes\x18\x06 \x03(\v2\x19.holdfast.v1.WorkerOnNodeR\x05nodes\"P\n" +
+	"\fWorkerOnNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error\"\x95\x01\n" +
+	"\n" +
+	"Deployment\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x04 \x01(\x03R\rcreatedUnixMs\x12\x1f\n" +
+	"\vrollback_of\x18\x05 \x01(\x04R\n" +
+	"rollbackOf\"A\n" +
+	"\x0fRollbackRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\")\n" +
+	"\x0fUndeployRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\"*\n" +
+	"\x10UndeployResponse\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number2\xaf\v\n" +
 	"\x05Admin\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
 	"\vListObjects\x12\x1f.holdfast.v1.ListObjectsRequest\x1a .holdfast.v1.ListObjectsResponse\x12M\n" +
@@ -3151,7 +3772,11 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\rImportObjects\x12!.holdfast.v1.ImportObjectsRequest\x1a\".holdfast.v1.ImportObjectsResponse(\x010\x01\x12M\n" +
 	"\n" +
 	"RemoveNode\x12\x1e.holdfast.v1.RemoveNodeRequest\x1a\x1f.holdfast.v1.RemoveNodeResponse\x12J\n" +
-	"\tDrainNode\x12\x1d.holdfast.v1.DrainNodeRequest\x1a\x1e.holdfast.v1.DrainNodeResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
+	"\tDrainNode\x12\x1d.holdfast.v1.DrainNodeRequest\x1a\x1e.holdfast.v1.DrainNodeResponse\x12C\n" +
+	"\x06Deploy\x12\x1a.holdfast.v1.DeployRequest\x1a\x1b.holdfast.v1.DeployResponse(\x01\x12\\\n" +
+	"\x0fListDeployments\x12#.holdfast.v1.ListDeploymentsRequest\x1a$.holdfast.v1.ListDeploymentsResponse\x12E\n" +
+	"\bRollback\x12\x1c.holdfast.v1.RollbackRequest\x1a\x1b.holdfast.v1.DeployResponse\x12G\n" +
+	"\bUndeploy\x12\x1c.holdfast.v1.UndeployRequest\x1a\x1d.holdfast.v1.UndeployResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_admin_proto_rawDescOnce sync.Once
@@ -3165,52 +3790,62 @@ func file_holdfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_admin_proto_rawDescData
 }
 
-var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
 var file_holdfast_v1_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),          // 0: holdfast.v1.StatusRequest
-	(*StatusResponse)(nil),         // 1: holdfast.v1.StatusResponse
-	(*Node)(nil),                   // 2: holdfast.v1.Node
-	(*Addresses)(nil),              // 3: holdfast.v1.Addresses
-	(*Shard)(nil),                  // 4: holdfast.v1.Shard
-	(*Class)(nil),                  // 5: holdfast.v1.Class
-	(*ListObjectsRequest)(nil),     // 6: holdfast.v1.ListObjectsRequest
-	(*RenameClassRequest)(nil),     // 7: holdfast.v1.RenameClassRequest
-	(*RenameClassResponse)(nil),    // 8: holdfast.v1.RenameClassResponse
-	(*DeleteClassRequest)(nil),     // 9: holdfast.v1.DeleteClassRequest
-	(*DeleteClassResponse)(nil),    // 10: holdfast.v1.DeleteClassResponse
-	(*ListObjectsResponse)(nil),    // 11: holdfast.v1.ListObjectsResponse
-	(*ObjectSummary)(nil),          // 12: holdfast.v1.ObjectSummary
-	(*ShowObjectRequest)(nil),      // 13: holdfast.v1.ShowObjectRequest
-	(*ShowObjectResponse)(nil),     // 14: holdfast.v1.ShowObjectResponse
-	(*Entry)(nil),                  // 15: holdfast.v1.Entry
-	(*EvictObjectRequest)(nil),     // 16: holdfast.v1.EvictObjectRequest
-	(*EvictObjectResponse)(nil),    // 17: holdfast.v1.EvictObjectResponse
-	(*ListAlarmsRequest)(nil),      // 18: holdfast.v1.ListAlarmsRequest
-	(*ListAlarmsResponse)(nil),     // 19: holdfast.v1.ListAlarmsResponse
-	(*PendingAlarm)(nil),           // 20: holdfast.v1.PendingAlarm
-	(*ListDeadAlarmsResponse)(nil), // 21: holdfast.v1.ListDeadAlarmsResponse
-	(*DeadAlarm)(nil),              // 22: holdfast.v1.DeadAlarm
-	(*RearmAlarmRequest)(nil),      // 23: holdfast.v1.RearmAlarmRequest
-	(*RearmAlarmResponse)(nil),     // 24: holdfast.v1.RearmAlarmResponse
-	(*DiscardAlarmRequest)(nil),    // 25: holdfast.v1.DiscardAlarmRequest
-	(*DiscardAlarmResponse)(nil),   // 26: holdfast.v1.DiscardAlarmResponse
-	(*ExportObjectsRequest)(nil),   // 27: holdfast.v1.ExportObjectsRequest
-	(*ExportObjectsResponse)(nil),  // 28: holdfast.v1.ExportObjectsResponse
-	(*ExportHeader)(nil),           // 29: holdfast.v1.ExportHeader
-	(*ObjectPart)(nil),             // 30: holdfast.v1.ObjectPart
-	(*ObjectBegin)(nil),            // 31: holdfast.v1.ObjectBegin
-	(*ObjectAlarm)(nil),            // 32: holdfast.v1.ObjectAlarm
-	(*ObjectDeadAlarm)(nil),        // 33: holdfast.v1.ObjectDeadAlarm
-	(*ObjectEnd)(nil),              // 34: holdfast.v1.ObjectEnd
-	(*ObjectSkipped)(nil),          // 35: holdfast.v1.ObjectSkipped
-	(*ImportObjectsRequest)(nil),   // 36: holdfast.v1.ImportObjectsRequest
-	(*ImportBegin)(nil),            // 37: holdfast.v1.ImportBegin
-	(*ImportObjectsResponse)(nil),  // 38: holdfast.v1.ImportObjectsResponse
-	(*ImportedObject)(nil),         // 39: holdfast.v1.ImportedObject
-	(*RemoveNodeRequest)(nil),      // 40: holdfast.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),     // 41: holdfast.v1.RemoveNodeResponse
-	(*DrainNodeRequest)(nil),       // 42: holdfast.v1.DrainNodeRequest
-	(*DrainNodeResponse)(nil),      // 43: holdfast.v1.DrainNodeResponse
+	(*StatusRequest)(nil),           // 0: holdfast.v1.StatusRequest
+	(*StatusResponse)(nil),          // 1: holdfast.v1.StatusResponse
+	(*Node)(nil),                    // 2: holdfast.v1.Node
+	(*Addresses)(nil),               // 3: holdfast.v1.Addresses
+	(*Shard)(nil),                   // 4: holdfast.v1.Shard
+	(*Class)(nil),                   // 5: holdfast.v1.Class
+	(*ListObjectsRequest)(nil),      // 6: holdfast.v1.ListObjectsRequest
+	(*RenameClassRequest)(nil),      // 7: holdfast.v1.RenameClassRequest
+	(*RenameClassResponse)(nil),     // 8: holdfast.v1.RenameClassResponse
+	(*DeleteClassRequest)(nil),      // 9: holdfast.v1.DeleteClassRequest
+	(*DeleteClassResponse)(nil),     // 10: holdfast.v1.DeleteClassResponse
+	(*ListObjectsResponse)(nil),     // 11: holdfast.v1.ListObjectsResponse
+	(*ObjectSummary)(nil),           // 12: holdfast.v1.ObjectSummary
+	(*ShowObjectRequest)(nil),       // 13: holdfast.v1.ShowObjectRequest
+	(*ShowObjectResponse)(nil),      // 14: holdfast.v1.ShowObjectResponse
+	(*Entry)(nil),                   // 15: holdfast.v1.Entry
+	(*EvictObjectRequest)(nil),      // 16: holdfast.v1.EvictObjectRequest
+	(*EvictObjectResponse)(nil),     // 17: holdfast.v1.EvictObjectResponse
+	(*ListAlarmsRequest)(nil),       // 18: holdfast.v1.ListAlarmsRequest
+	(*ListAlarmsResponse)(nil),      // 19: holdfast.v1.ListAlarmsResponse
+	(*PendingAlarm)(nil),            // 20: holdfast.v1.PendingAlarm
+	(*ListDeadAlarmsResponse)(nil),  // 21: holdfast.v1.ListDeadAlarmsResponse
+	(*DeadAlarm)(nil),               // 22: holdfast.v1.DeadAlarm
+	(*RearmAlarmRequest)(nil),       // 23: holdfast.v1.RearmAlarmRequest
+	(*RearmAlarmResponse)(nil),      // 24: holdfast.v1.RearmAlarmResponse
+	(*DiscardAlarmRequest)(nil),     // 25: holdfast.v1.DiscardAlarmRequest
+	(*DiscardAlarmResponse)(nil),    // 26: holdfast.v1.DiscardAlarmResponse
+	(*ExportObjectsRequest)(nil),    // 27: holdfast.v1.ExportObjectsRequest
+	(*ExportObjectsResponse)(nil),   // 28: holdfast.v1.ExportObjectsResponse
+	(*ExportHeader)(nil),            // 29: holdfast.v1.ExportHeader
+	(*ObjectPart)(nil),              // 30: holdfast.v1.ObjectPart
+	(*ObjectBegin)(nil),             // 31: holdfast.v1.ObjectBegin
+	(*ObjectAlarm)(nil),             // 32: holdfast.v1.ObjectAlarm
+	(*ObjectDeadAlarm)(nil),         // 33: holdfast.v1.ObjectDeadAlarm
+	(*ObjectEnd)(nil),               // 34: holdfast.v1.ObjectEnd
+	(*ObjectSkipped)(nil),           // 35: holdfast.v1.ObjectSkipped
+	(*ImportObjectsRequest)(nil),    // 36: holdfast.v1.ImportObjectsRequest
+	(*ImportBegin)(nil),             // 37: holdfast.v1.ImportBegin
+	(*ImportObjectsResponse)(nil),   // 38: holdfast.v1.ImportObjectsResponse
+	(*ImportedObject)(nil),          // 39: holdfast.v1.ImportedObject
+	(*RemoveNodeRequest)(nil),       // 40: holdfast.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 41: holdfast.v1.RemoveNodeResponse
+	(*DrainNodeRequest)(nil),        // 42: holdfast.v1.DrainNodeRequest
+	(*DrainNodeResponse)(nil),       // 43: holdfast.v1.DrainNodeResponse
+	(*DeployRequest)(nil),           // 44: holdfast.v1.DeployRequest
+	(*DeployResponse)(nil),          // 45: holdfast.v1.DeployResponse
+	(*ListDeploymentsRequest)(nil),  // 46: holdfast.v1.ListDeploymentsRequest
+	(*ListDeploymentsResponse)(nil), // 47: holdfast.v1.ListDeploymentsResponse
+	(*Worker)(nil),                  // 48: holdfast.v1.Worker
+	(*WorkerOnNode)(nil),            // 49: holdfast.v1.WorkerOnNode
+	(*Deployment)(nil),              // 50: holdfast.v1.Deployment
+	(*RollbackRequest)(nil),         // 51: holdfast.v1.RollbackRequest
+	(*UndeployRequest)(nil),         // 52: holdfast.v1.UndeployRequest
+	(*UndeployResponse)(nil),        // 53: holdfast.v1.UndeployResponse
 }
 var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.Node
@@ -3233,39 +3868,50 @@ var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	37, // 17: holdfast.v1.ImportObjectsRequest.begin:type_name -> holdfast.v1.ImportBegin
 	30, // 18: holdfast.v1.ImportObjectsRequest.parts:type_name -> holdfast.v1.ObjectPart
 	39, // 19: holdfast.v1.ImportObjectsResponse.objects:type_name -> holdfast.v1.ImportedObject
-	0,  // 20: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
-	6,  // 21: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
-	13, // 22: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
-	16, // 23: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
-	18, // 24: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	18, // 25: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	23, // 26: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
-	25, // 27: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
-	7,  // 28: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
-	9,  // 29: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
-	27, // 30: holdfast.v1.Admin.ExportObjects:input_type -> holdfast.v1.ExportObjectsRequest
-	36, // 31: holdfast.v1.Admin.ImportObjects:input_type -> holdfast.v1.ImportObjectsRequest
-	40, // 32: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
-	42, // 33: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
-	1,  // 34: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
-	11, // 35: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
-	14, // 36: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
-	17, // 37: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
-	19, // 38: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
-	21, // 39: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
-	24, // 40: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
-	26, // 41: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
-	8,  // 42: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
-	10, // 43: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
-	28, // 44: holdfast.v1.Admin.ExportObjects:output_type -> holdfast.v1.ExportObjectsResponse
-	38, // 45: holdfast.v1.Admin.ImportObjects:output_type -> holdfast.v1.ImportObjectsResponse
-	41, // 46: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
-	43, // 47: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
-	34, // [34:48] is the sub-list for method output_type
-	20, // [20:34] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	48, // 20: holdfast.v1.ListDeploymentsResponse.workers:type_name -> holdfast.v1.Worker
+	50, // 21: holdfast.v1.ListDeploymentsResponse.history:type_name -> holdfast.v1.Deployment
+	49, // 22: holdfast.v1.Worker.nodes:type_name -> holdfast.v1.WorkerOnNode
+	0,  // 23: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
+	6,  // 24: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
+	13, // 25: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
+	16, // 26: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
+	18, // 27: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	18, // 28: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	23, // 29: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
+	25, // 30: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
+	7,  // 31: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
+	9,  // 32: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
+	27, // 33: holdfast.v1.Admin.ExportObjects:input_type -> holdfast.v1.ExportObjectsRequest
+	36, // 34: holdfast.v1.Admin.ImportObjects:input_type -> holdfast.v1.ImportObjectsRequest
+	40, // 35: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
+	42, // 36: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
+	44, // 37: holdfast.v1.Admin.Deploy:input_type -> holdfast.v1.DeployRequest
+	46, // 38: holdfast.v1.Admin.ListDeployments:input_type -> holdfast.v1.ListDeploymentsRequest
+	51, // 39: holdfast.v1.Admin.Rollback:input_type -> holdfast.v1.RollbackRequest
+	52, // 40: holdfast.v1.Admin.Undeploy:input_type -> holdfast.v1.UndeployRequest
+	1,  // 41: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
+	11, // 42: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
+	14, // 43: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
+	17, // 44: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
+	19, // 45: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
+	21, // 46: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
+	24, // 47: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
+	26, // 48: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
+	8,  // 49: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
+	10, // 50: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
+	28, // 51: holdfast.v1.Admin.ExportObjects:output_type -> holdfast.v1.ExportObjectsResponse
+	38, // 52: holdfast.v1.Admin.ImportObjects:output_type -> holdfast.v1.ImportObjectsResponse
+	41, // 53: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	43, // 54: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
+	45, // 55: holdfast.v1.Admin.Deploy:output_type -> holdfast.v1.DeployResponse
+	47, // 56: holdfast.v1.Admin.ListDeployments:output_type -> holdfast.v1.ListDeploymentsResponse
+	45, // 57: holdfast.v1.Admin.Rollback:output_type -> holdfast.v1.DeployResponse
+	53, // 58: holdfast.v1.Admin.Undeploy:output_type -> holdfast.v1.UndeployResponse
+	41, // [41:59] is the sub-list for method output_type
+	23, // [23:41] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_admin_proto_init() }
@@ -3311,7 +3957,7 @@ func file_holdfast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_admin_proto_rawDesc), len(file_holdfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   44,
+			NumMessages:   54,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,20 +19,24 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Admin_Status_FullMethodName         = "/holdfast.v1.Admin/Status"
-	Admin_ListObjects_FullMethodName    = "/holdfast.v1.Admin/ListObjects"
-	Admin_ShowObject_FullMethodName     = "/holdfast.v1.Admin/ShowObject"
-	Admin_EvictObject_FullMethodName    = "/holdfast.v1.Admin/EvictObject"
-	Admin_ListAlarms_FullMethodName     = "/holdfast.v1.Admin/ListAlarms"
-	Admin_ListDeadAlarms_FullMethodName = "/holdfast.v1.Admin/ListDeadAlarms"
-	Admin_RearmAlarm_FullMethodName     = "/holdfast.v1.Admin/RearmAlarm"
-	Admin_DiscardAlarm_FullMethodName   = "/holdfast.v1.Admin/DiscardAlarm"
-	Admin_RenameClass_FullMethodName    = "/holdfast.v1.Admin/RenameClass"
-	Admin_DeleteClass_FullMethodName    = "/holdfast.v1.Admin/DeleteClass"
-	Admin_ExportObjects_FullMethodName  = "/holdfast.v1.Admin/ExportObjects"
-	Admin_ImportObjects_FullMethodName  = "/holdfast.v1.Admin/ImportObjects"
-	Admin_RemoveNode_FullMethodName     = "/holdfast.v1.Admin/RemoveNode"
-	Admin_DrainNode_FullMethodName      = "/holdfast.v1.Admin/DrainNode"
+	Admin_Status_FullMethodName          = "/holdfast.v1.Admin/Status"
+	Admin_ListObjects_FullMethodName     = "/holdfast.v1.Admin/ListObjects"
+	Admin_ShowObject_FullMethodName      = "/holdfast.v1.Admin/ShowObject"
+	Admin_EvictObject_FullMethodName     = "/holdfast.v1.Admin/EvictObject"
+	Admin_ListAlarms_FullMethodName      = "/holdfast.v1.Admin/ListAlarms"
+	Admin_ListDeadAlarms_FullMethodName  = "/holdfast.v1.Admin/ListDeadAlarms"
+	Admin_RearmAlarm_FullMethodName      = "/holdfast.v1.Admin/RearmAlarm"
+	Admin_DiscardAlarm_FullMethodName    = "/holdfast.v1.Admin/DiscardAlarm"
+	Admin_RenameClass_FullMethodName     = "/holdfast.v1.Admin/RenameClass"
+	Admin_DeleteClass_FullMethodName     = "/holdfast.v1.Admin/DeleteClass"
+	Admin_ExportObjects_FullMethodName   = "/holdfast.v1.Admin/ExportObjects"
+	Admin_ImportObjects_FullMethodName   = "/holdfast.v1.Admin/ImportObjects"
+	Admin_RemoveNode_FullMethodName      = "/holdfast.v1.Admin/RemoveNode"
+	Admin_DrainNode_FullMethodName       = "/holdfast.v1.Admin/DrainNode"
+	Admin_Deploy_FullMethodName          = "/holdfast.v1.Admin/Deploy"
+	Admin_ListDeployments_FullMethodName = "/holdfast.v1.Admin/ListDeployments"
+	Admin_Rollback_FullMethodName        = "/holdfast.v1.Admin/Rollback"
+	Admin_Undeploy_FullMethodName        = "/holdfast.v1.Admin/Undeploy"
 )
 
 // AdminClient is the client API for Admin service.
@@ -83,6 +87,16 @@ type AdminClient interface {
 	// stay. It returns when that is recorded; Status shows how far it is. What no other node can own
 	// the node goes on owning.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainNodeResponse, error)
+	// Deploy stores a worker's bundle in the cluster and makes it what the worker runs. The bundle comes in
+	// parts, of which each is at most 1 MiB. It returns when that is recorded: nodes take it up by
+	// themselves, and ListDeployments shows which run it.
+	Deploy(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeployRequest, DeployResponse], error)
+	// ListDeployments says what workers run, on which nodes, and what one has run before.
+	ListDeployments(ctx context.Context, in *ListDeploymentsRequest, opts ...grpc.CallOption) (*ListDeploymentsResponse, error)
+	// Rollback deploys the bundle of an earlier deployment again, under a new number.
+	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*DeployResponse, error)
+	// Undeploy ends a worker. What its classes have stored stays, and is there when it is deployed again.
+	Undeploy(ctx context.Context, in *UndeployRequest, opts ...grpc.CallOption) (*UndeployResponse, error)
 }
 
 type adminClient struct {
@@ -245,6 +259,49 @@ func (c *adminClient) DrainNode(ctx context.Context, in *DrainNodeRequest, opts 
 	return out, nil
 }
 
+func (c *adminClient) Deploy(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[DeployRequest, DeployResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[2], Admin_Deploy_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DeployRequest, DeployResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_DeployClient = grpc.ClientStreamingClient[DeployRequest, DeployResponse]
+
+func (c *adminClient) ListDeployments(ctx context.Context, in *ListDeploymentsRequest, opts ...grpc.CallOption) (*ListDeploymentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListDeploymentsResponse)
+	err := c.cc.Invoke(ctx, Admin_ListDeployments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*DeployResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeployResponse)
+	err := c.cc.Invoke(ctx, Admin_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminClient) Undeploy(ctx context.Context, in *UndeployRequest, opts ...grpc.CallOption) (*UndeployResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UndeployResponse)
+	err := c.cc.Invoke(ctx, Admin_Undeploy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -293,6 +350,16 @@ type AdminServer interface {
 	// stay. It returns when that is recorded; Status shows how far it is. What no other node can own
 	// the node goes on owning.
 	DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error)
+	// Deploy stores a worker's bundle in the cluster and makes it what the worker runs. The bundle comes in
+	// parts, of which each is at most 1 MiB. It returns when that is recorded: nodes take it up by
+	// themselves, and ListDeployments shows which run it.
+	Deploy(grpc.ClientStreamingServer[DeployRequest, DeployResponse]) error
+	// ListDeployments says what workers run, on which nodes, and what one has run before.
+	ListDeployments(context.Context, *ListDeploymentsRequest) (*ListDeploymentsResponse, error)
+	// Rollback deploys the bundle of an earlier deployment again, under a new number.
+	Rollback(context.Context, *RollbackRequest) (*DeployResponse, error)
+	// Undeploy ends a worker. What its classes have stored stays, and is there when it is deployed again.
+	Undeploy(context.Context, *UndeployRequest) (*UndeployResponse, error)
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -344,6 +411,18 @@ func (UnimplementedAdminServer) RemoveNode(context.Context, *RemoveNodeRequest) 
 }
 func (UnimplementedAdminServer) DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DrainNode not implemented")
+}
+func (UnimplementedAdminServer) Deploy(grpc.ClientStreamingServer[DeployRequest, DeployResponse]) error {
+	return status.Error(codes.Unimplemented, "method Deploy not implemented")
+}
+func (UnimplementedAdminServer) ListDeployments(context.Context, *ListDeploymentsRequest) (*ListDeploymentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListDeployments not implemented")
+}
+func (UnimplementedAdminServer) Rollback(context.Context, *RollbackRequest) (*DeployResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
+}
+func (UnimplementedAdminServer) Undeploy(context.Context, *UndeployRequest) (*UndeployResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undeploy not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -600,6 +679,67 @@ func _Admin_DrainNode_Handler(srv interface{}, ctx context.Context, dec func(int
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_Deploy_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServer).Deploy(&grpc.GenericServerStream[DeployRequest, DeployResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_DeployServer = grpc.ClientStreamingServer[DeployRequest, DeployResponse]
+
+func _Admin_ListDeployments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListDeploymentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).ListDeployments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_ListDeployments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).ListDeployments(ctx, req.(*ListDeploymentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Rollback_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Rollback(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Rollback_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Rollback(ctx, req.(*RollbackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Admin_Undeploy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndeployRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServer).Undeploy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Admin_Undeploy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServer).Undeploy(ctx, req.(*UndeployRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -655,6 +795,18 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DrainNode",
 			Handler:    _Admin_DrainNode_Handler,
 		},
+		{
+			MethodName: "ListDeployments",
+			Handler:    _Admin_ListDeployments_Handler,
+		},
+		{
+			MethodName: "Rollback",
+			Handler:    _Admin_Rollback_Handler,
+		},
+		{
+			MethodName: "Undeploy",
+			Handler:    _Admin_Undeploy_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -666,6 +818,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ImportObjects",
 			Handler:       _Admin_ImportObjects_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "Deploy",
+			Handler:       _Admin_Deploy_Handler,
 			ClientStreams: true,
 		},
 	},

@@ -136,7 +136,9 @@ type Facts struct {
 	LostNodes []uint64 `protobuf:"fixed64,5,rep,packed,name=lost_nodes,json=lostNodes,proto3" json:"lost_nodes,omitempty"`
 	// Unique keys of deleted classes. What their objects have stored is being deleted, or is; no class
 	// ever has such a key again.
-	EndedKeys     []string `protobuf:"bytes,6,rep,name=ended_keys,json=endedKeys,proto3" json:"ended_keys,omitempty"`
+	EndedKeys []string `protobuf:"bytes,6,rep,name=ended_keys,json=endedKeys,proto3" json:"ended_keys,omitempty"`
+	// Those that are or were deployed.
+	Workers       []*Worker `protobuf:"bytes,7,rep,name=workers,proto3" json:"workers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -213,6 +215,234 @@ func (x *Facts) GetEndedKeys() []string {
 	return nil
 }
 
+func (x *Facts) GetWorkers() []*Worker {
+	if x != nil {
+		return x.Workers
+	}
+	return nil
+}
+
+// Worker is what a worker runs.
+type Worker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The latest. It only rises, also when an earlier bundle is deployed again.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// SHA-256 of the bundle, in hex; empty: the worker was undeployed.
+	Hash string `protobuf:"bytes,3,opt,name=hash,proto3" json:"hash,omitempty"`
+	// Bytes of the bundle.
+	Size uint64 `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`
+	// The last migration that was applied, and the classes that there are after it, by their names
+	// without the worker's.
+	Tag           string         `protobuf:"bytes,5,opt,name=tag,proto3" json:"tag,omitempty"`
+	Classes       []*WorkerClass `protobuf:"bytes,6,rep,name=classes,proto3" json:"classes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Worker) Reset() {
+	*x = Worker{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Worker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Worker) ProtoMessage() {}
+
+func (x *Worker) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Worker.ProtoReflect.Descriptor instead.
+func (*Worker) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Worker) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Worker) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Worker) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Worker) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Worker) GetTag() string {
+	if x != nil {
+		return x.Tag
+	}
+	return ""
+}
+
+func (x *Worker) GetClasses() []*WorkerClass {
+	if x != nil {
+		return x.Classes
+	}
+	return nil
+}
+
+type WorkerClass struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Sqlite        bool                   `protobuf:"varint,2,opt,name=sqlite,proto3" json:"sqlite,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerClass) Reset() {
+	*x = WorkerClass{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerClass) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerClass) ProtoMessage() {}
+
+func (x *WorkerClass) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerClass.ProtoReflect.Descriptor instead.
+func (*WorkerClass) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *WorkerClass) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WorkerClass) GetSqlite() bool {
+	if x != nil {
+		return x.Sqlite
+	}
+	return false
+}
+
+// Deployment is an entry in a worker's history.
+type Deployment struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Number uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// As in Worker; empty: it was undeployed.
+	Hash          string `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Size          uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	CreatedUnixMs int64  `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	// The number whose bundle was deployed again, if it was.
+	RollbackOf    uint64 `protobuf:"varint,5,opt,name=rollback_of,json=rollbackOf,proto3" json:"rollback_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deployment) Reset() {
+	*x = Deployment{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deployment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deployment) ProtoMessage() {}
+
+func (x *Deployment) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deployment.ProtoReflect.Descriptor instead.
+func (*Deployment) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Deployment) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Deployment) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *Deployment) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *Deployment) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *Deployment) GetRollbackOf() uint64 {
+	if x != nil {
+		return x.RollbackOf
+	}
+	return 0
+}
+
 type Class struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -226,7 +456,7 @@ type Class struct {
 
 func (x *Class) Reset() {
 	*x = Class{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[3]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +468,7 @@ func (x *Class) String() string {
 func (*Class) ProtoMessage() {}
 
 func (x *Class) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[3]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +481,7 @@ func (x *Class) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Class.ProtoReflect.Descriptor instead.
 func (*Class) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{3}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Class) GetName() string {
@@ -296,7 +526,7 @@ type ClassChange struct {
 
 func (x *ClassChange) Reset() {
 	*x = ClassChange{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -308,7 +538,7 @@ func (x *ClassChange) String() string {
 func (*ClassChange) ProtoMessage() {}
 
 func (x *ClassChange) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[4]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -321,7 +551,7 @@ func (x *ClassChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClassChange.ProtoReflect.Descriptor instead.
 func (*ClassChange) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{4}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClassChange) GetFrom() string {
@@ -354,7 +584,7 @@ type ChangeClassesRequest struct {
 
 func (x *ChangeClassesRequest) Reset() {
 	*x = ChangeClassesRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -366,7 +596,7 @@ func (x *ChangeClassesRequest) String() string {
 func (*ChangeClassesRequest) ProtoMessage() {}
 
 func (x *ChangeClassesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[5]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -379,12 +609,230 @@ func (x *ChangeClassesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeClassesRequest.ProtoReflect.Descriptor instead.
 func (*ChangeClassesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{5}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ChangeClassesRequest) GetChanges() []*ClassChange {
 	if x != nil {
 		return x.Changes
+	}
+	return nil
+}
+
+type DeployRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the worker is to be, but for the number.
+	Worker *Worker `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// The number that it has now, which changes were planned from; 0: none.
+	PlannedFrom   uint64         `protobuf:"varint,2,opt,name=planned_from,json=plannedFrom,proto3" json:"planned_from,omitempty"`
+	Changes       []*ClassChange `protobuf:"bytes,3,rep,name=changes,proto3" json:"changes,omitempty"`
+	CreatedUnixMs int64          `protobuf:"varint,4,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	RollbackOf    uint64         `protobuf:"varint,5,opt,name=rollback_of,json=rollbackOf,proto3" json:"rollback_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeployRequest) Reset() {
+	*x = DeployRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeployRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeployRequest) ProtoMessage() {}
+
+func (x *DeployRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeployRequest.ProtoReflect.Descriptor instead.
+func (*DeployRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DeployRequest) GetWorker() *Worker {
+	if x != nil {
+		return x.Worker
+	}
+	return nil
+}
+
+func (x *DeployRequest) GetPlannedFrom() uint64 {
+	if x != nil {
+		return x.PlannedFrom
+	}
+	return 0
+}
+
+func (x *DeployRequest) GetChanges() []*ClassChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *DeployRequest) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+func (x *DeployRequest) GetRollbackOf() uint64 {
+	if x != nil {
+		return x.RollbackOf
+	}
+	return 0
+}
+
+type UndeployRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	CreatedUnixMs int64                  `protobuf:"varint,2,opt,name=created_unix_ms,json=createdUnixMs,proto3" json:"created_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UndeployRequest) Reset() {
+	*x = UndeployRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UndeployRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UndeployRequest) ProtoMessage() {}
+
+func (x *UndeployRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UndeployRequest.ProtoReflect.Descriptor instead.
+func (*UndeployRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *UndeployRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *UndeployRequest) GetCreatedUnixMs() int64 {
+	if x != nil {
+		return x.CreatedUnixMs
+	}
+	return 0
+}
+
+type DeploymentsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Worker        string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeploymentsRequest) Reset() {
+	*x = DeploymentsRequest{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeploymentsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeploymentsRequest) ProtoMessage() {}
+
+func (x *DeploymentsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeploymentsRequest.ProtoReflect.Descriptor instead.
+func (*DeploymentsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DeploymentsRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+type DeploymentsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Deployments   []*Deployment          `protobuf:"bytes,1,rep,name=deployments,proto3" json:"deployments,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeploymentsResponse) Reset() {
+	*x = DeploymentsResponse{}
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeploymentsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeploymentsResponse) ProtoMessage() {}
+
+func (x *DeploymentsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeploymentsResponse.ProtoReflect.Descriptor instead.
+func (*DeploymentsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DeploymentsResponse) GetDeployments() []*Deployment {
+	if x != nil {
+		return x.Deployments
 	}
 	return nil
 }
@@ -398,7 +846,7 @@ type RegisterClassesRequest struct {
 
 func (x *RegisterClassesRequest) Reset() {
 	*x = RegisterClassesRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -410,7 +858,7 @@ func (x *RegisterClassesRequest) String() string {
 func (*RegisterClassesRequest) ProtoMessage() {}
 
 func (x *RegisterClassesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[6]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -423,7 +871,7 @@ func (x *RegisterClassesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisterClassesRequest.ProtoReflect.Descriptor instead.
 func (*RegisterClassesRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{6}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RegisterClassesRequest) GetClasses() []*Class {
@@ -444,7 +892,7 @@ type RemoveNodeRequest struct {
 
 func (x *RemoveNodeRequest) Reset() {
 	*x = RemoveNodeRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +904,7 @@ func (x *RemoveNodeRequest) String() string {
 func (*RemoveNodeRequest) ProtoMessage() {}
 
 func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[7]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +917,7 @@ func (x *RemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*RemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{7}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveNodeRequest) GetNode() uint64 {
@@ -497,7 +945,7 @@ type DrainNodeRequest struct {
 
 func (x *DrainNodeRequest) Reset() {
 	*x = DrainNodeRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[8]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -509,7 +957,7 @@ func (x *DrainNodeRequest) String() string {
 func (*DrainNodeRequest) ProtoMessage() {}
 
 func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[8]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -522,7 +970,7 @@ func (x *DrainNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainNodeRequest.ProtoReflect.Descriptor instead.
 func (*DrainNodeRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{8}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *DrainNodeRequest) GetNode() uint64 {
@@ -548,7 +996,7 @@ type RaiseFeatureLevelRequest struct {
 
 func (x *RaiseFeatureLevelRequest) Reset() {
 	*x = RaiseFeatureLevelRequest{}
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[9]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -560,7 +1008,7 @@ func (x *RaiseFeatureLevelRequest) String() string {
 func (*RaiseFeatureLevelRequest) ProtoMessage() {}
 
 func (x *RaiseFeatureLevelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_holdfast_system_v1_system_proto_msgTypes[9]
+	mi := &file_holdfast_system_v1_system_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -573,7 +1021,7 @@ func (x *RaiseFeatureLevelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaiseFeatureLevelRequest.ProtoReflect.Descriptor instead.
 func (*RaiseFeatureLevelRequest) Descriptor() ([]byte, []int) {
-	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{9}
+	return file_holdfast_system_v1_system_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RaiseFeatureLevelRequest) GetLevel() uint32 {
@@ -592,7 +1040,7 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x0eknown_revision\x18\x01 \x01(\x04R\rknownRevision\"\\\n" +
 	"\rFactsResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12/\n" +
-	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\xe9\x01\n" +
+	"\x05facts\x18\x02 \x01(\v2\x19.holdfast.system.v1.FactsR\x05facts\"\x9f\x02\n" +
 	"\x05Facts\x12#\n" +
 	"\rfeature_level\x18\x01 \x01(\rR\ffeatureLevel\x123\n" +
 	"\aclasses\x18\x02 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\x12#\n" +
@@ -601,7 +1049,26 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\n" +
 	"lost_nodes\x18\x05 \x03(\x06R\tlostNodes\x12\x1d\n" +
 	"\n" +
-	"ended_keys\x18\x06 \x03(\tR\tendedKeys\"w\n" +
+	"ended_keys\x18\x06 \x03(\tR\tendedKeys\x124\n" +
+	"\aworkers\x18\a \x03(\v2\x1a.holdfast.system.v1.WorkerR\aworkers\"\xa9\x01\n" +
+	"\x06Worker\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04hash\x18\x03 \x01(\tR\x04hash\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x04R\x04size\x12\x10\n" +
+	"\x03tag\x18\x05 \x01(\tR\x03tag\x129\n" +
+	"\aclasses\x18\x06 \x03(\v2\x1f.holdfast.system.v1.WorkerClassR\aclasses\"9\n" +
+	"\vWorkerClass\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06sqlite\x18\x02 \x01(\bR\x06sqlite\"\x95\x01\n" +
+	"\n" +
+	"Deployment\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\tR\x04hash\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x04R\x04size\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x04 \x01(\x03R\rcreatedUnixMs\x12\x1f\n" +
+	"\vrollback_of\x18\x05 \x01(\x04R\n" +
+	"rollbackOf\"w\n" +
 	"\x05Class\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
@@ -613,7 +1080,21 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x12\x18\n" +
 	"\aservice\x18\x03 \x01(\tR\aservice\"Q\n" +
 	"\x14ChangeClassesRequest\x129\n" +
-	"\achanges\x18\x01 \x03(\v2\x1f.holdfast.system.v1.ClassChangeR\achanges\"M\n" +
+	"\achanges\x18\x01 \x03(\v2\x1f.holdfast.system.v1.ClassChangeR\achanges\"\xea\x01\n" +
+	"\rDeployRequest\x122\n" +
+	"\x06worker\x18\x01 \x01(\v2\x1a.holdfast.system.v1.WorkerR\x06worker\x12!\n" +
+	"\fplanned_from\x18\x02 \x01(\x04R\vplannedFrom\x129\n" +
+	"\achanges\x18\x03 \x03(\v2\x1f.holdfast.system.v1.ClassChangeR\achanges\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x04 \x01(\x03R\rcreatedUnixMs\x12\x1f\n" +
+	"\vrollback_of\x18\x05 \x01(\x04R\n" +
+	"rollbackOf\"Q\n" +
+	"\x0fUndeployRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12&\n" +
+	"\x0fcreated_unix_ms\x18\x02 \x01(\x03R\rcreatedUnixMs\",\n" +
+	"\x12DeploymentsRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\"W\n" +
+	"\x13DeploymentsResponse\x12@\n" +
+	"\vdeployments\x18\x01 \x03(\v2\x1e.holdfast.system.v1.DeploymentR\vdeployments\"M\n" +
 	"\x16RegisterClassesRequest\x123\n" +
 	"\aclasses\x18\x01 \x03(\v2\x19.holdfast.system.v1.ClassR\aclasses\";\n" +
 	"\x11RemoveNodeRequest\x12\x12\n" +
@@ -623,14 +1104,17 @@ const file_holdfast_system_v1_system_proto_rawDesc = "" +
 	"\x04node\x18\x01 \x01(\x06R\x04node\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\bR\x03off\"0\n" +
 	"\x18RaiseFeatureLevelRequest\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\rR\x05level2\xaa\x04\n" +
+	"\x05level\x18\x01 \x01(\rR\x05level2\xae\x06\n" +
 	"\x06System\x12L\n" +
 	"\x05Facts\x12 .holdfast.system.v1.FactsRequest\x1a!.holdfast.system.v1.FactsResponse\x12`\n" +
 	"\x0fRegisterClasses\x12*.holdfast.system.v1.RegisterClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12V\n" +
 	"\n" +
 	"RemoveNode\x12%.holdfast.system.v1.RemoveNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12T\n" +
 	"\tDrainNode\x12$.holdfast.system.v1.DrainNodeRequest\x1a!.holdfast.system.v1.FactsResponse\x12\\\n" +
-	"\rChangeClasses\x12(.holdfast.system.v1.ChangeClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12d\n" +
+	"\rChangeClasses\x12(.holdfast.system.v1.ChangeClassesRequest\x1a!.holdfast.system.v1.FactsResponse\x12N\n" +
+	"\x06Deploy\x12!.holdfast.system.v1.DeployRequest\x1a!.holdfast.system.v1.FactsResponse\x12R\n" +
+	"\bUndeploy\x12#.holdfast.system.v1.UndeployRequest\x1a!.holdfast.system.v1.FactsResponse\x12^\n" +
+	"\vDeployments\x12&.holdfast.system.v1.DeploymentsRequest\x1a'.holdfast.system.v1.DeploymentsResponse\x12d\n" +
 	"\x11RaiseFeatureLevel\x12,.holdfast.system.v1.RaiseFeatureLevelRequest\x1a!.holdfast.system.v1.FactsResponseBCZAgithub.com/holdfast-io/holdfast/proto/holdfast/system/v1;systemv1b\x06proto3"
 
 var (
@@ -645,41 +1129,59 @@ func file_holdfast_system_v1_system_proto_rawDescGZIP() []byte {
 	return file_holdfast_system_v1_system_proto_rawDescData
 }
 
-var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_holdfast_system_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_holdfast_system_v1_system_proto_goTypes = []any{
 	(*FactsRequest)(nil),             // 0: holdfast.system.v1.FactsRequest
 	(*FactsResponse)(nil),            // 1: holdfast.system.v1.FactsResponse
 	(*Facts)(nil),                    // 2: holdfast.system.v1.Facts
-	(*Class)(nil),                    // 3: holdfast.system.v1.Class
-	(*ClassChange)(nil),              // 4: holdfast.system.v1.ClassChange
-	(*ChangeClassesRequest)(nil),     // 5: holdfast.system.v1.ChangeClassesRequest
-	(*RegisterClassesRequest)(nil),   // 6: holdfast.system.v1.RegisterClassesRequest
-	(*RemoveNodeRequest)(nil),        // 7: holdfast.system.v1.RemoveNodeRequest
-	(*DrainNodeRequest)(nil),         // 8: holdfast.system.v1.DrainNodeRequest
-	(*RaiseFeatureLevelRequest)(nil), // 9: holdfast.system.v1.RaiseFeatureLevelRequest
+	(*Worker)(nil),                   // 3: holdfast.system.v1.Worker
+	(*WorkerClass)(nil),              // 4: holdfast.system.v1.WorkerClass
+	(*Deployment)(nil),               // 5: holdfast.system.v1.Deployment
+	(*Class)(nil),                    // 6: holdfast.system.v1.Class
+	(*ClassChange)(nil),              // 7: holdfast.system.v1.ClassChange
+	(*ChangeClassesRequest)(nil),     // 8: holdfast.system.v1.ChangeClassesRequest
+	(*DeployRequest)(nil),            // 9: holdfast.system.v1.DeployRequest
+	(*UndeployRequest)(nil),          // 10: holdfast.system.v1.UndeployRequest
+	(*DeploymentsRequest)(nil),       // 11: holdfast.system.v1.DeploymentsRequest
+	(*DeploymentsResponse)(nil),      // 12: holdfast.system.v1.DeploymentsResponse
+	(*RegisterClassesRequest)(nil),   // 13: holdfast.system.v1.RegisterClassesRequest
+	(*RemoveNodeRequest)(nil),        // 14: holdfast.system.v1.RemoveNodeRequest
+	(*DrainNodeRequest)(nil),         // 15: holdfast.system.v1.DrainNodeRequest
+	(*RaiseFeatureLevelRequest)(nil), // 16: holdfast.system.v1.RaiseFeatureLevelRequest
 }
 var file_holdfast_system_v1_system_proto_depIdxs = []int32{
 	2,  // 0: holdfast.system.v1.FactsResponse.facts:type_name -> holdfast.system.v1.Facts
-	3,  // 1: holdfast.system.v1.Facts.classes:type_name -> holdfast.system.v1.Class
-	4,  // 2: holdfast.system.v1.ChangeClassesRequest.changes:type_name -> holdfast.system.v1.ClassChange
-	3,  // 3: holdfast.system.v1.RegisterClassesRequest.classes:type_name -> holdfast.system.v1.Class
-	0,  // 4: holdfast.system.v1.System.Facts:input_type -> holdfast.system.v1.FactsRequest
-	6,  // 5: holdfast.system.v1.System.RegisterClasses:input_type -> holdfast.system.v1.RegisterClassesRequest
-	7,  // 6: holdfast.system.v1.System.RemoveNode:input_type -> holdfast.system.v1.RemoveNodeRequest
-	8,  // 7: holdfast.system.v1.System.DrainNode:input_type -> holdfast.system.v1.DrainNodeRequest
-	5,  // 8: holdfast.system.v1.System.ChangeClasses:input_type -> holdfast.system.v1.ChangeClassesRequest
-	9,  // 9: holdfast.system.v1.System.RaiseFeatureLevel:input_type -> holdfast.system.v1.RaiseFeatureLevelRequest
-	1,  // 10: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
-	1,  // 11: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
-	1,  // 12: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
-	1,  // 13: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
-	1,  // 14: holdfast.system.v1.System.ChangeClasses:output_type -> holdfast.system.v1.FactsResponse
-	1,  // 15: holdfast.system.v1.System.RaiseFeatureLevel:output_type -> holdfast.system.v1.FactsResponse
-	10, // [10:16] is the sub-list for method output_type
-	4,  // [4:10] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	6,  // 1: holdfast.system.v1.Facts.classes:type_name -> holdfast.system.v1.Class
+	3,  // 2: holdfast.system.v1.Facts.workers:type_name -> holdfast.system.v1.Worker
+	4,  // 3: holdfast.system.v1.Worker.classes:type_name -> holdfast.system.v1.WorkerClass
+	7,  // 4: holdfast.system.v1.ChangeClassesRequest.changes:type_name -> holdfast.system.v1.ClassChange
+	3,  // 5: holdfast.system.v1.DeployRequest.worker:type_name -> holdfast.system.v1.Worker
+	7,  // 6: holdfast.system.v1.DeployRequest.changes:type_name -> holdfast.system.v1.ClassChange
+	5,  // 7: holdfast.system.v1.DeploymentsResponse.deployments:type_name -> holdfast.system.v1.Deployment
+	6,  // 8: holdfast.system.v1.RegisterClassesRequest.classes:type_name -> holdfast.system.v1.Class
+	0,  // 9: holdfast.system.v1.System.Facts:input_type -> holdfast.system.v1.FactsRequest
+	13, // 10: holdfast.system.v1.System.RegisterClasses:input_type -> holdfast.system.v1.RegisterClassesRequest
+	14, // 11: holdfast.system.v1.System.RemoveNode:input_type -> holdfast.system.v1.RemoveNodeRequest
+	15, // 12: holdfast.system.v1.System.DrainNode:input_type -> holdfast.system.v1.DrainNodeRequest
+	8,  // 13: holdfast.system.v1.System.ChangeClasses:input_type -> holdfast.system.v1.ChangeClassesRequest
+	9,  // 14: holdfast.system.v1.System.Deploy:input_type -> holdfast.system.v1.DeployRequest
+	10, // 15: holdfast.system.v1.System.Undeploy:input_type -> holdfast.system.v1.UndeployRequest
+	11, // 16: holdfast.system.v1.System.Deployments:input_type -> holdfast.system.v1.DeploymentsRequest
+	16, // 17: holdfast.system.v1.System.RaiseFeatureLevel:input_type -> holdfast.system.v1.RaiseFeatureLevelRequest
+	1,  // 18: holdfast.system.v1.System.Facts:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 19: holdfast.system.v1.System.RegisterClasses:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 20: holdfast.system.v1.System.RemoveNode:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 21: holdfast.system.v1.System.DrainNode:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 22: holdfast.system.v1.System.ChangeClasses:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 23: holdfast.system.v1.System.Deploy:output_type -> holdfast.system.v1.FactsResponse
+	1,  // 24: holdfast.system.v1.System.Undeploy:output_type -> holdfast.system.v1.FactsResponse
+	12, // 25: holdfast.system.v1.System.Deployments:output_type -> holdfast.system.v1.DeploymentsResponse
+	1,  // 26: holdfast.system.v1.System.RaiseFeatureLevel:output_type -> holdfast.system.v1.FactsResponse
+	18, // [18:27] is the sub-list for method output_type
+	9,  // [9:18] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_system_v1_system_proto_init() }
@@ -693,7 +1195,7 @@ func file_holdfast_system_v1_system_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_system_v1_system_proto_rawDesc), len(file_holdfast_system_v1_system_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,9 @@ const (
 	System_RemoveNode_FullMethodName        = "/holdfast.system.v1.System/RemoveNode"
 	System_DrainNode_FullMethodName         = "/holdfast.system.v1.System/DrainNode"
 	System_ChangeClasses_FullMethodName     = "/holdfast.system.v1.System/ChangeClasses"
+	System_Deploy_FullMethodName            = "/holdfast.system.v1.System/Deploy"
+	System_Undeploy_FullMethodName          = "/holdfast.system.v1.System/Undeploy"
+	System_Deployments_FullMethodName       = "/holdfast.system.v1.System/Deployments"
 	System_RaiseFeatureLevel_FullMethodName = "/holdfast.system.v1.System/RaiseFeatureLevel"
 )
 
@@ -46,6 +49,13 @@ type SystemClient interface {
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 	// ChangeClasses renames, deletes and creates classes: all of what it is asked, or nothing.
 	ChangeClasses(ctx context.Context, in *ChangeClassesRequest, opts ...grpc.CallOption) (*FactsResponse, error)
+	// Deploy makes a bundle what a worker runs, under the next number, and changes its classes: all of it,
+	// or nothing.
+	Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (*FactsResponse, error)
+	// Undeploy ends a worker. What its classes have stored stays.
+	Undeploy(ctx context.Context, in *UndeployRequest, opts ...grpc.CallOption) (*FactsResponse, error)
+	// Deployments returns what a worker has run, the latest first.
+	Deployments(ctx context.Context, in *DeploymentsRequest, opts ...grpc.CallOption) (*DeploymentsResponse, error)
 	// RaiseFeatureLevel says that every node of the cluster knows the level.
 	RaiseFeatureLevel(ctx context.Context, in *RaiseFeatureLevelRequest, opts ...grpc.CallOption) (*FactsResponse, error)
 }
@@ -108,6 +118,36 @@ func (c *systemClient) ChangeClasses(ctx context.Context, in *ChangeClassesReque
 	return out, nil
 }
 
+func (c *systemClient) Deploy(ctx context.Context, in *DeployRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FactsResponse)
+	err := c.cc.Invoke(ctx, System_Deploy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemClient) Undeploy(ctx context.Context, in *UndeployRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FactsResponse)
+	err := c.cc.Invoke(ctx, System_Undeploy_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemClient) Deployments(ctx context.Context, in *DeploymentsRequest, opts ...grpc.CallOption) (*DeploymentsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeploymentsResponse)
+	err := c.cc.Invoke(ctx, System_Deployments_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *systemClient) RaiseFeatureLevel(ctx context.Context, in *RaiseFeatureLevelRequest, opts ...grpc.CallOption) (*FactsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(FactsResponse)
@@ -134,6 +174,13 @@ type SystemServer interface {
 	DrainNode(context.Context, *DrainNodeRequest) (*FactsResponse, error)
 	// ChangeClasses renames, deletes and creates classes: all of what it is asked, or nothing.
 	ChangeClasses(context.Context, *ChangeClassesRequest) (*FactsResponse, error)
+	// Deploy makes a bundle what a worker runs, under the next number, and changes its classes: all of it,
+	// or nothing.
+	Deploy(context.Context, *DeployRequest) (*FactsResponse, error)
+	// Undeploy ends a worker. What its classes have stored stays.
+	Undeploy(context.Context, *UndeployRequest) (*FactsResponse, error)
+	// Deployments returns what a worker has run, the latest first.
+	Deployments(context.Context, *DeploymentsRequest) (*DeploymentsResponse, error)
 	// RaiseFeatureLevel says that every node of the cluster knows the level.
 	RaiseFeatureLevel(context.Context, *RaiseFeatureLevelRequest) (*FactsResponse, error)
 	mustEmbedUnimplementedSystemServer()
@@ -160,6 +207,15 @@ func (UnimplementedSystemServer) DrainNode(context.Context, *DrainNodeRequest) (
 }
 func (UnimplementedSystemServer) ChangeClasses(context.Context, *ChangeClassesRequest) (*FactsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ChangeClasses not implemented")
+}
+func (UnimplementedSystemServer) Deploy(context.Context, *DeployRequest) (*FactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Deploy not implemented")
+}
+func (UnimplementedSystemServer) Undeploy(context.Context, *UndeployRequest) (*FactsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Undeploy not implemented")
+}
+func (UnimplementedSystemServer) Deployments(context.Context, *DeploymentsRequest) (*DeploymentsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Deployments not implemented")
 }
 func (UnimplementedSystemServer) RaiseFeatureLevel(context.Context, *RaiseFeatureLevelRequest) (*FactsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RaiseFeatureLevel not implemented")
@@ -275,6 +331,60 @@ func _System_ChangeClasses_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _System_Deploy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeployRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).Deploy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_Deploy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).Deploy(ctx, req.(*DeployRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _System_Undeploy_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UndeployRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).Undeploy(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_Undeploy_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).Undeploy(ctx, req.(*UndeployRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _System_Deployments_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeploymentsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServer).Deployments(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: System_Deployments_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServer).Deployments(ctx, req.(*DeploymentsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _System_RaiseFeatureLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RaiseFeatureLevelRequest)
 	if err := dec(in); err != nil {
@@ -319,6 +429,18 @@ var System_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ChangeClasses",
 			Handler:    _System_ChangeClasses_Handler,
+		},
+		{
+			MethodName: "Deploy",
+			Handler:    _System_Deploy_Handler,
+		},
+		{
+			MethodName: "Undeploy",
+			Handler:    _System_Undeploy_Handler,
+		},
+		{
+			MethodName: "Deployments",
+			Handler:    _System_Deployments_Handler,
 		},
 		{
 			MethodName: "RaiseFeatureLevel",
