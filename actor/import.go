@@ -151,7 +151,7 @@ func (i *incarnation) importOps(p *ImportPart) ([]storage.Op, error) {
 func (i *incarnation) importedOps() ([]storage.Op, writes, error) {
 	i.marks = false
 	i.exists, i.nameless = true, i.state.name == nil
-	raw, err := storage.Record{Name: i.state.name, Class: i.class.Name, Import: i.mark}.Encode()
+	raw, err := storage.Record{Name: i.state.name, Class: i.class.Name, CodeVersion: i.ran, Import: i.mark}.Encode()
 	if err != nil {
 		return nil, noWrites, err
 	}
