@@ -440,7 +440,7 @@ func (b *bench) forEach(callers, n int, do func(i int) error) (int, error) {
 	return total, err
 }
 
-// objectsInMemory reads the node's metric.
+// objectsInMemory reads the node's metric of counters.
 func (b *bench) objectsInMemory(n *child) (int, error) {
 	req, err := http.NewRequestWithContext(b.ctx, http.MethodGet, "http://"+n.ready.Admin+"/metrics", http.NoBody)
 	if err != nil {
@@ -451,11 +451,12 @@ func (b *bench) objectsInMemory(n *child) (int, error) {
 		return 0, err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	const metric = `holdfast_objects{class="Counter"}`
 	for line := range strings.Lines(readAll(resp.Body)) {
-		if value, ok := strings.CutPrefix(line, "holdfast_objects "); ok {
+		if value, ok := strings.CutPrefix(line, metric+" "); ok {
 			f, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
 			return int(f), err
 		}
 	}
-	return 0, fmt.Errorf("no metric holdfast_objects at %s", n.ready.Admin)
+	return 0, fmt.Errorf("no metric %s at %s", metric, n.ready.Admin)
 }
