@@ -173,6 +173,23 @@ func TestImportInParts(t *testing.T) {
 	})
 }
 
+// The last part may have nothing, when the parts before it hold exactly all there is: the object is whole
+// then, and not only as long as it is in memory.
+func TestImportWithAnEmptyLastPart(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(t *testing.T, w *bells) {
+		w.wantImport(1, importing(1, 0, false, 1, "a", "b"), "")
+		last := importing(1, 1, true, 0)
+		w.wantImport(1, last, "")
+		w.lose()
+		w.acquire()
+		w.wantImport(1, last, "")
+		if got := w.keysOf(1); got != "a=1 b=1" {
+			t.Errorf("imported: %s", got)
+		}
+	})
+}
+
 // Replaced, an object ends for those too that have given up their turn, and what they write is nowhere; what
 // waits for its turn is tried again.
 func TestImportResetsWhatRuns(t *testing.T) {

@@ -437,10 +437,10 @@ func errFull(e *event) error {
 // when the last key goes so does the record.
 func (i *incarnation) recordOps(ops []storage.Op, wrote writes) ([]storage.Op, writes, error) {
 	switch {
+	case i.marks: // Also of a last part that has nothing but that it is the last.
+		return i.importedOps()
 	case len(ops) == 0:
 		return nil, noWrites, nil
-	case i.marks:
-		return i.importedOps()
 	}
 	sets, keySets, keyDeletes := 0, 0, 0
 	for n := range ops {
