@@ -403,9 +403,11 @@ func TestAWorkerRunsAfterARestart(t *testing.T) {
 // node that comes later.
 func TestDeployedUnderLoad(t *testing.T) {
 	t.Parallel()
-	n1 := startNode(t, Config{Name: "n1", Loader: &fakeLoader{}})
-	n2 := startNode(t, Config{Name: "n2", Loader: &fakeLoader{}}, n1)
-	n3 := startNode(t, Config{Name: "n3", Loader: &fakeLoader{}}, n1)
+	// Of 16 shards no node gets more than 7, so each of three gets some; of 4 two nodes may have all.
+	const shards = 16
+	n1 := startNode(t, Config{Name: "n1", Shards: shards, Loader: &fakeLoader{}})
+	n2 := startNode(t, Config{Name: "n2", Shards: shards, Loader: &fakeLoader{}}, n1)
+	n3 := startNode(t, Config{Name: "n3", Shards: shards, Loader: &fakeLoader{}}, n1)
 	nodes := []*workerNode{n1, n2, n3}
 	settled(t, nodes...)
 	n1.deploys(t, bundleOf(t, "v1", "Room"), 1)
@@ -445,7 +447,7 @@ func TestDeployedUnderLoad(t *testing.T) {
 	if calls.Load() < 50 {
 		t.Errorf("only %d calls", calls.Load())
 	}
-	n4 := startNode(t, Config{Name: "n4", Loader: &fakeLoader{}}, n1)
+	n4 := startNode(t, Config{Name: "n4", Shards: shards, Loader: &fakeLoader{}}, n1)
 	for w := range 6 {
 		for _, n := range []*workerNode{n1, n2, n3, n4} {
 			if got, err := n.say(t, "Room", fmt.Sprint("room", w)); err != nil || got.Code != "v2" {
