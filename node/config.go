@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"regexp"
 	"strconv"
 	"time"
@@ -48,10 +47,9 @@ type Config struct {
 
 	// Classes that this node runs. Names beginning with "holdfast." are reserved.
 	Classes []actor.Class
-	// Workers answers what comes to the HTTP address, also before the node serves. Default: the workers that
-	// are deployed.
-	Workers http.Handler
-
+	// Worker is the name of the worker that answers what comes to the HTTP address for a host that names none.
+	// Default: the only one that is deployed.
+	Worker string
 	// Loader has the node run workers; nil: it runs none, and owns nothing while workers are deployed.
 	Loader Loader
 

@@ -32,6 +32,9 @@ const (
 // Deploy implements holdfastv1.AdminServer. A node takes one bundle at a time: each takes up to three times
 // its size in memory.
 func (a *adminServer) Deploy(stream grpc.ClientStreamingServer[holdfastv1.DeployRequest, holdfastv1.DeployResponse]) error {
+	if a.n.facts.Level() < system.LevelDeployments && a.n.gossiping.Load() != nil {
+		a.n.refreshFacts() // Raises it, when every node is of a release that knows it by now.
+	}
 	if level := a.n.facts.Level(); level < system.LevelDeployments {
 		return fault.New(fault.InvalidArgument, "the cluster is at feature level %d, and has workers from %d on: upgrade every node first", level, system.LevelDeployments)
 	}

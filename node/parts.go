@@ -153,14 +153,11 @@ func (n *Node) startAdmin() {
 	n.http = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			serving := n.serving.Load()
-			switch {
-			case n.cfg.Workers != nil:
-				n.cfg.Workers.ServeHTTP(w, req)
-			case serving != nil:
-				serving.ServeHTTP(w, req)
-			default:
+			if serving == nil {
 				http.Error(w, "The node is starting.", http.StatusServiceUnavailable)
+				return
 			}
+			serving.ServeHTTP(w, req)
 		}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}

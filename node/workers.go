@@ -37,6 +37,7 @@ var errNoLoader = errors.New("this program has no runtime for workers")
 type workers struct {
 	loader  Loader
 	objects Objects
+	main    string // the name of the worker of hosts that name none; empty: the only one
 	logger  *slog.Logger
 	facts   *factsCache
 	manager *actor.Manager
@@ -77,7 +78,7 @@ type runningWorker struct {
 
 func newWorkers(n *Node) *workers {
 	w := &workers{
-		loader: n.cfg.Loader, objects: n.Calls(), logger: n.log, facts: n.facts, manager: n.manager,
+		loader: n.cfg.Loader, objects: n.Calls(), main: n.cfg.Worker, logger: n.log, facts: n.facts, manager: n.manager,
 		bundles: &bundles{call: callReserved(n.router), store: n.store}, wake: make(chan struct{}, 1),
 	}
 	w.mu.running, w.mu.tried, w.mu.seen = make(map[string]*runningWorker), make(map[string]*loadFailure), make(map[string]time.Time)
@@ -417,8 +418,8 @@ func hasClass(deployed *systemv1.Worker, bare string) bool {
 	return deployed.GetHash() != "" && slices.ContainsFunc(deployed.GetClasses(), func(c *systemv1.WorkerClass) bool { return c.GetName() == bare })
 }
 
-// ServeHTTP hands a request to the worker that the first label of its host names, or to the only one that
-// there is.
+// ServeHTTP hands a request to the worker that the first label of its host names, or else to the main one, or
+// to the only one that there is.
 func (w *workers) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	running := *w.handler.Load()
 	host := req.Host
@@ -427,6 +428,9 @@ func (w *workers) ServeHTTP(rw http.ResponseWriter, req *http.Request) {
 	}
 	label, _, _ := strings.Cut(host, ".")
 	r := running[label]
+	if r == nil {
+		r = running[w.main]
+	}
 	if r == nil && len(running) == 1 {
 		for _, only := range running {
 			r = only

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -362,6 +363,39 @@ func TestDeployments(t *testing.T) {
 	// To what does not have a class that is there: refused as it would be when it is deployed.
 	if _, err := n.admin().Rollback(t.Context(), &holdfastv1.RollbackRequest{Worker: "talk"}); fault.ReasonOf(err) != fault.InvalidArgument {
 		t.Errorf("rolled back to fewer classes: %v", err)
+	}
+}
+
+// The host of a request says which worker it is for; one that names none is for the main worker, or the only one.
+func TestWhichWorkerAnswers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		running, main, host, want string
+	}{
+		{"a b", "", "b.localhost:8787", "b"},
+		{"a b", "a", "b.localhost", "b"},
+		{"a b", "b", "127.0.0.1:8787", "b"},
+		{"a b", "", "localhost", "Which worker?"},
+		{"a b", "gone", "localhost", "Which worker?"},
+		{"a", "", "localhost", "a"},
+		{"a", "gone", "gone.localhost", "a"},
+		{"", "gone", "localhost", "No worker"},
+	} {
+		running := make(map[string]*runningWorker)
+		for name := range strings.FieldsSeq(tt.running) {
+			r := &runningWorker{name: name, Worker: &Worker{
+				Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, name) }),
+			}}
+			r.users.Store(1)
+			running[name] = r
+		}
+		w := &workers{main: tt.main}
+		w.handler.Store(&running)
+		got := httptest.NewRecorder()
+		w.ServeHTTP(got, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+tt.host, http.NoBody))
+		if !strings.HasPrefix(got.Body.String(), tt.want) {
+			t.Errorf("%+v: %s", tt, got.Body)
+		}
 	}
 }
 

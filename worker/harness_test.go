@@ -121,7 +121,7 @@ func (w *world) build(project string) {
 func (w *world) start() {
 	w.t.Helper()
 	w.client = outbound.New(outbound.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
-	cluster := &worker.LateCluster{}
+	cluster := &lateCluster{}
 	w.workers = nil
 	classes := slices.Clone(w.classes)
 	for _, b := range w.bundles {

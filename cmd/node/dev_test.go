@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,28 +26,49 @@ import (
 type dev struct {
 	t                 *testing.T
 	grpc, http, admin string
+	stderr            *lockedBuffer
 	stop              func() (status int, stderr string)
+}
+
+// lockedBuffer is what a command writes, for who reads it meanwhile.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String implements fmt.Stringer.
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
 }
 
 func startDev(t *testing.T, dir string, more ...string) *dev {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()
-	var stderr bytes.Buffer
+	stderr := &lockedBuffer{}
 	exited := make(chan int, 1)
 	go func() {
 		args := []string{
 			"dev", "--data-dir", dir, "--shards", "2", "--grpc", "127.0.0.1:0", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--drain-timeout", "5s",
 		}
-		code := run(ctx, append(args, more...), env{stdout: in, stderr: &stderr})
+		code := run(ctx, append(args, more...), env{stdout: in, stderr: stderr})
 		_ = in.Close()
 		exited <- code
 	}()
-	d := &dev{t: t, stop: func() (int, string) { cancel(); return <-exited, stderr.String() }}
+	d := &dev{t: t, stderr: stderr, stop: func() (int, string) { cancel(); return <-exited, stderr.String() }}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil {
 		cancel()
-		t.Fatalf("exit status %d: %s", <-exited, &stderr)
+		t.Fatalf("exit status %d: %s", <-exited, stderr)
 	}
 	ready := regexp.MustCompile(`^ready grpc=(127\.0\.0\.1:\d+) http=(127\.0\.0\.1:\d+) admin=(127\.0\.0\.1:\d+)\n$`).FindStringSubmatch(line)
 	if ready == nil {
@@ -250,4 +273,73 @@ func TestDevRunsAProject(t *testing.T) { // not parallel: it tunes the process's
 	if code != 1 || !strings.Contains(errs.String(), "none") {
 		t.Errorf("a project that is not there: exit status %d: %s", code, errs.String())
 	}
+}
+
+// What changes in a project runs at once, with what objects have stored; what can't run leaves what does.
+func TestDevRunsWhatChanges(t *testing.T) { // not parallel: it tunes the process's garbage collector
+	const (
+		v1 = "[[migrations]]\ntag = \"v1\"\nnew_sqlite_classes = [\"Till\"]\n"
+		v2 = v1 + "[[migrations]]\ntag = \"v2\"\nrenamed_classes = [{ from = \"Till\", to = \"Register\" }]\n"
+	)
+	project := t.TempDir()
+	data := filepath.Join(project, "data") // What the node writes there is no change.
+	writeProject(t, project, tally("Till", "1"), v1)
+	d := startDev(t, data, project)
+	adds := func(class, want string) {
+		t.Helper()
+		if code, out, errs := d.run("call", class, "x", "add"); code != 0 || out != want+"\n" {
+			t.Errorf("exit status %d: %s%s, want %s", code, out, errs, want)
+		}
+	}
+	prints := func(pattern string) {
+		t.Helper()
+		for end := time.Now().Add(20 * time.Second); !regexp.MustCompile(pattern).MatchString(d.stderr.String()); <-time.After(5 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("no %q:\n%s", pattern, d.stderr)
+			}
+		}
+	}
+	adds("Till", "1")
+
+	writeProject(t, project, tally("Till", "10")+"}", v1)
+	prints("The version before this one runs on")
+	adds("Till", "2")
+	writeProject(t, project, tally("Till", "10")+"throw new Error('not today');\n", v1)
+	prints("not today")
+	adds("Till", "3")
+	writeProject(t, project, tally("Register", "100"), v2)
+	prints(`(?s)rename Till to Register\n.*running on dev\n`)
+	adds("Register", "103")
+	number := strings.Count(d.history(), "\n")
+	if code, stderr := d.stop(); code != 0 {
+		t.Errorf("exit status %d: %s", code, stderr)
+	}
+
+	d = startDev(t, data, project)
+	if again := strings.Count(d.history(), "\n"); again != number {
+		t.Errorf("%d deployments of what had not changed, after %d", again, number)
+	}
+	adds("Register", "203")
+	config := filepath.Join(project, "wrangler.toml")
+	text, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(config, bytes.Replace(text, []byte("shop"), []byte("store"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	prints("named store, and was shop: start dev again")
+	if code, stderr := d.stop(); code != 0 {
+		t.Errorf("exit status %d: %s", code, stderr)
+	}
+}
+
+// history lists what the worker "shop" has run, with a line of headings.
+func (d *dev) history() string {
+	d.t.Helper()
+	code, out, errs := d.run("deployments", "shop")
+	if code != 0 {
+		d.t.Fatalf("exit status %d: %s", code, errs)
+	}
+	return out
 }

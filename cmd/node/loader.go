@@ -9,11 +9,18 @@ import (
 )
 
 // loader has a node run the workers that are deployed. It implements node.Loader.
-type loader struct{ fetch *outbound.Client }
+type loader struct {
+	fetch *outbound.Client
+	// showErrors and logs are as in worker.Config.
+	showErrors bool
+	logs       worker.LogSink
+}
 
 // Load implements node.Loader.
 func (l *loader) Load(_ context.Context, d node.Deployment) (*node.Worker, error) {
-	w, err := worker.New(worker.Config{Bundle: d.Bundle, Cluster: d.Objects, Fetch: l.fetch, Logger: d.Logger})
+	w, err := worker.New(worker.Config{
+		Bundle: d.Bundle, Cluster: d.Objects, Fetch: l.fetch, ShowErrors: l.showErrors, Logs: l.logs, Logger: d.Logger,
+	})
 	if err != nil {
 		return nil, err
 	}

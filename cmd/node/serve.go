@@ -34,7 +34,7 @@ type devCmd struct {
 	listenFlags
 	fetchFlags
 
-	Path    string `arg:"" optional:"" help:"A wrangler project to run: its directory, or its configuration."`
+	Path    string `arg:"" optional:"" help:"A wrangler project to run, again whenever its files change: its directory, or its configuration."`
 	DataDir string `help:"Where the data lives." default:".holdfast"`
 	Shards  int    `help:"How many shards a new cluster has; fixed for ever." default:"256"`
 	GRPC    string `name:"grpc" help:"Public gRPC address." default:"127.0.0.1:7070"`
@@ -72,7 +72,7 @@ func (c *devCmd) Run(ctx context.Context, e env) error {
 	if c.Path != "" {
 		return c.devWorker(ctx, e, cfg)
 	}
-	return serveWorkers(ctx, e, c.listenFlags, c.config(loopback...), cfg)
+	return serve(ctx, e, c.listenFlags, &loader{fetch: outbound.New(c.config(loopback...))}, cfg, nil)
 }
 
 // Run implements the command.
@@ -81,20 +81,12 @@ func (c *serveCmd) Run(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	return serveWorkers(ctx, e, c.listenFlags, c.config(), node.Config{
+	return serve(ctx, e, c.listenFlags, &loader{fetch: outbound.New(c.config())}, node.Config{
 		Name: c.Name, DataDir: c.DataDir, Bootstrap: c.Bootstrap, Join: c.Join,
 		Shards: c.Shards, Replicas: c.Replicas,
 		GRPC: c.GRPC, Peer: c.Peer, Gossip: c.Gossip, HTTP: c.HTTP, Admin: c.Admin,
 		Advertise: c.Advertise, GossipKey: key,
-	})
-}
-
-// serveWorkers is serve of a node that runs what is deployed; fetch bounds what workers fetch.
-func serveWorkers(ctx context.Context, e env, f listenFlags, fetch outbound.Config, cfg node.Config) error {
-	client := outbound.New(fetch)
-	defer client.Close()
-	cfg.Loader = &loader{client}
-	return serve(ctx, e, f, cfg, nil)
+	}, nil)
 }
 
 func readGossipKey(file string) ([]byte, error) {
@@ -112,9 +104,12 @@ func readGossipKey(file string) ([]byte, error) {
 	return key, nil
 }
 
-// serve runs a node until the context ends, and then stops it in order. started, if there is one, is given the
-// node when there is one.
-func serve(ctx context.Context, e env, f listenFlags, cfg node.Config, started func(*node.Node)) error {
+// serve runs a node, with the workers that are deployed, until the context ends, and then stops it in
+// order. It closes what l fetches with. started, if there is one, is given the node before it says that it is
+// ready; its error ends the node.
+func serve(ctx context.Context, e env, f listenFlags, l *loader, cfg node.Config, started func(*node.Node) error) error {
+	defer l.fetch.Close()
+	cfg.Loader = l
 	cfg.Logger = newLogger(e, f)
 	cfg.Version = version()
 	cfg.SnapshotRate = f.Rate
@@ -137,7 +132,9 @@ func serve(ctx context.Context, e env, f listenFlags, cfg node.Config, started f
 		return err
 	}
 	if started != nil {
-		started(n)
+		if err := started(n); err != nil && ctx.Err() == nil {
+			return errors.Join(err, n.Close(context.WithoutCancel(ctx)))
+		}
 	}
 	return n.Run(ctx, e.stdout)
 }

@@ -8,3 +8,6 @@ func Teller() (tell func(Update), updates <-chan Update) {
 
 // ParseConfig reads a configuration that is not in a file.
 var ParseConfig = parseConfig
+
+// Watched returns the folders that a Watcher watches.
+func (w *Watcher) Watched() []string { return w.events.WatchList() }

@@ -23,7 +23,8 @@ type Update struct {
 // Watcher bundles a project again whenever its files change, until it is closed.
 type Watcher struct {
 	path    string
-	root    string // the project's folder, absolute
+	root    string   // the project's folder, absolute
+	except  []string // folders, absolute
 	options Options
 	events  *fsnotify.Watcher
 	updates chan Update
@@ -44,8 +45,9 @@ const (
 )
 
 // Watch begins to watch the project at the path, a folder with a configuration or the
-// configuration. The first update is the project as it is. Call Close when done.
-func Watch(path string, o Options) (*Watcher, error) {
+// configuration, but for the folders in except. The first update is the project as it is. Call Close when
+// done.
+func Watch(path string, o Options, except ...string) (*Watcher, error) {
 	file, err := findConfig(path)
 	if err != nil {
 		return nil, err
@@ -54,12 +56,18 @@ func Watch(path string, o Options) (*Watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
+	except = slices.Clone(except)
+	for i := range except {
+		if except[i], err = filepath.Abs(except[i]); err != nil {
+			return nil, fmt.Errorf("watch %s: %w", path, err)
+		}
+	}
 	events, err := fsnotify.NewWatcher()
 	if err != nil {
 		return nil, fmt.Errorf("watch %s: %w", path, err)
 	}
 	w := &Watcher{
-		path: path, root: root, options: o, events: events, updates: make(chan Update, 1),
+		path: path, root: root, except: except, options: o, events: events, updates: make(chan Update, 1),
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go w.run()
@@ -171,7 +179,7 @@ func (w *Watcher) watch(inputs []string) error {
 			return err
 		case !d.IsDir():
 			return nil
-		case p != w.root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules"):
+		case p != w.root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || slices.Contains(w.except, p)):
 			return fs.SkipDir
 		}
 		dirs[p] = true

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -121,6 +122,30 @@ func TestAnUpdateReplacesOneThatNobodyTook(t *testing.T) {
 	case u := <-updates:
 		t.Errorf("told again: %v", u.Err)
 	default:
+	}
+}
+
+func TestWatchLeavesFoldersOut(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "wrangler.toml"), `name = "w"
+main = "src/index.ts"`)
+	write(t, filepath.Join(dir, "src/index.ts"), `export default {}`)
+	for _, left := range []string{"data/deep/file", "node_modules/a/file", ".git/file"} {
+		write(t, filepath.Join(dir, left), "")
+	}
+	w, err := bundle.Watch(dir, bundle.Options{}, filepath.Join(dir, "data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	next(t, w)
+	got := w.Watched()
+	slices.Sort(got)
+	if want := []string{dir, filepath.Join(dir, "src")}; !slices.Equal(got, want) {
+		t.Errorf("watched: %q, want %q", got, want)
+	}
+	if err := w.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,4 +1,4 @@
-package worker
+package worker_test
 
 import (
 	"context"
@@ -7,19 +7,22 @@ import (
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/worker"
 )
 
-// LateCluster is the Cluster of a worker whose classes a node is started with, and so is made before the node.
+// lateCluster is the worker.Cluster of a worker whose classes a node is started with, and so is made before the node.
 // Until Set is called there are no classes to call. It is safe for concurrent use.
-type LateCluster struct{ cluster atomic.Pointer[Cluster] }
+type lateCluster struct {
+	cluster atomic.Pointer[worker.Cluster]
+}
 
 // Set says which cluster it is.
-func (l *LateCluster) Set(c Cluster) { l.cluster.Store(&c) }
+func (l *lateCluster) Set(c worker.Cluster) { l.cluster.Store(&c) }
 
 func errNotStarted() error { return fault.New(fault.NoOwner, "the node is starting") }
 
 // Call implements actor.Caller.
-func (l *LateCluster) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
+func (l *lateCluster) Call(ctx context.Context, c *actor.Outgoing, done func(actor.Result)) func(error) {
 	if cluster := l.cluster.Load(); cluster != nil {
 		return (*cluster).Call(ctx, c, done)
 	}
@@ -28,15 +31,15 @@ func (l *LateCluster) Call(ctx context.Context, c *actor.Outgoing, done func(act
 }
 
 // NewUniqueID implements actor.Caller.
-func (l *LateCluster) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
+func (l *lateCluster) NewUniqueID(ctx context.Context, class string) (placement.ObjectID, error) {
 	if cluster := l.cluster.Load(); cluster != nil {
 		return (*cluster).NewUniqueID(ctx, class)
 	}
 	return placement.ObjectID{}, errNotStarted()
 }
 
-// Namespace implements Cluster.
-func (l *LateCluster) Namespace(class string) (placement.Namespace, bool) {
+// Namespace implements worker.Cluster.
+func (l *lateCluster) Namespace(class string) (placement.Namespace, bool) {
 	if cluster := l.cluster.Load(); cluster != nil {
 		return (*cluster).Namespace(class)
 	}
