@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/holdfast-io/holdfast/fault"
 )
 
@@ -56,6 +58,9 @@ func (i *incarnation) join(of *event) (*event, error) {
 		Shard: i.shard.id, Object: i.ref, Class: i.class.Name, Method: background,
 		Deadline: time.Now().Add(BackgroundTimeMax), Done: func(Result) {},
 	}
+	if of != nil {
+		call.Span = of.call.Span
+	}
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	switch {
@@ -79,12 +84,14 @@ func (i *incarnation) background(e *event, gate <-chan error, fn func(ctx contex
 			i.panicked(e, p)
 		}
 	}()
+	e.span = e.call.Span.Child(trace.SpanKindInternal, background)
 	ctx := newEventContext(i.shard.manager.ctx, e.call)
 	defer ctx.close()
 	err := i.pass(ctx, gate)
 	if err == nil {
 		err = fn(ctx)
 	}
+	e.span.End(err)
 	if err != nil {
 		i.state.Logger().Warn("a function of WaitUntil failed", slog.Any("error", err))
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/storage"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // Call is one event for one object. The sender fills it in and hands it to Deliver, and must not
@@ -45,6 +46,8 @@ type Call struct {
 	Deadline time.Time
 	// Chain are the events that wait for the call, when an object has made it.
 	Chain []Link
+	// Span is what the call is traced under; nil: it is not traced.
+	Span *tracing.Span
 	// Done is called exactly once, from any goroutine. It must not block.
 	Done func(Result)
 
@@ -119,6 +122,9 @@ type eventContext struct {
 func newEventContext(parent context.Context, call *Call) *eventContext {
 	if len(call.Metadata) > 0 {
 		parent = metadata.NewIncomingContext(parent, call.Metadata)
+	}
+	if span := call.ev.span; span != nil {
+		parent = span.Context(parent)
 	}
 	return &eventContext{Context: parent, call: call}
 }

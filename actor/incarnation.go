@@ -149,7 +149,14 @@ func (i *incarnation) run(e *event) error {
 	}
 	if !ran {
 		var ok bool
-		if result, ok = i.handle(e); !ok {
+		if e.call.Span != nil {
+			i.traceBegun(e)
+		}
+		result, ok = i.handle(e)
+		if e.span != nil {
+			e.traceReturned(result, ok)
+		}
+		if !ok {
 			return nil
 		}
 		if e.depth > 0 {
@@ -361,6 +368,9 @@ func (i *incarnation) close(e *event, result *Result, wait func(wrote writes, so
 			i.record(seg, e, result)
 		}
 		i.claimOthers(e, seg)
+		if e.call.Span != nil {
+			i.traceCommit(e, seg)
+		}
 	}
 	i.alarm.mark = 0
 	i.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/holdfast-io/holdfast/fault"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // Bounds of one object. What is over them is refused before it ran (P6).
@@ -131,6 +132,7 @@ type event struct {
 	turn   chan struct{} // closed when it has the turn back, or is over
 	cancel func(error)   // of its Init's context
 	claim  claim         // of the call's request id
+	span   *tracing.Span // of its handler; nil: it is not traced
 }
 
 // sender is who has made a call without waiting for it in its turn.

@@ -302,6 +302,9 @@ func (m *Manager) refuse(c *Call, err error) {
 
 func (m *Manager) done(c *Call, r Result) {
 	m.queued.Add(-c.bytes())
+	if c.Span != nil {
+		m.traceAnswered(c)
+	}
 	c.Done(r)
 }
 

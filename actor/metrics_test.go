@@ -269,3 +269,16 @@ func TestCallsOfOthersAreCounted(t *testing.T) {
 		}
 	})
 }
+
+// What counting a call costs that reads: the times that are taken of it, and the counters.
+func BenchmarkCountCall(b *testing.B) {
+	m := &Manager{began: time.Now()}
+	o := &object{shard: &shard{manager: m}, class: &Class{tally: new(classTally)}}
+	call := &Call{}
+	answers := []answer{{call: call}}
+	use := storageUse{reads: 1, readBytes: 20}
+	for b.Loop() {
+		call.ev.times = eventTimes{m.now(), m.now(), m.now()}
+		o.countAnswers(answers, use)
+	}
+}

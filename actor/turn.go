@@ -89,6 +89,7 @@ func (i *incarnation) pass(ctx context.Context, gate <-chan error) error {
 	defer func() {
 		waited := i.shard.manager.now() - since
 		i.class.tally.count(i.shard.id, func(t *Tally) { t.GateWait.observe(waited) })
+		i.shard.manager.tracePassed(ctx, since)
 	}()
 	select {
 	case err := <-gate:

@@ -36,6 +36,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -45,6 +46,7 @@ import (
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // Limits of a Client and its stubs.
@@ -66,6 +68,7 @@ const (
 // Client calls the objects of one cluster. It is safe for concurrent use. Close it.
 type Client struct {
 	dial   []grpc.DialOption
+	tracer *tracing.Tracer // nil: calls are not traced
 	ids    requestIDs
 	seeds  []*conn
 	owners atomic.Pointer[owners]
@@ -95,6 +98,12 @@ type Option func(*Client)
 // insecure by default.
 func WithDialOptions(o ...grpc.DialOption) Option {
 	return func(c *Client) { c.dial = append(c.dial, o...) }
+}
+
+// WithTracerProvider has every call be a span of the provider's, below that of the call's context if it has one. The
+// nodes go on with the trace, and sample what it does. Without it, and with a nil provider, calls are not traced.
+func WithTracerProvider(provider trace.TracerProvider) Option {
+	return func(c *Client) { c.tracer = tracing.New(provider) }
 }
 
 var errClosed = errors.New("the client is closed")

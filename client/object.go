@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // Object is a stub: what calls one object. It is safe for concurrent use, and needs no closing.
@@ -59,6 +60,7 @@ type Pending struct {
 	number   uint64
 	unwaited bool // made by Send
 	req      frame.Request
+	span     *tracing.Span // nil: it is not traced
 	answered chan frame.Response
 	// The rest is guarded by Object.mu.
 	cancel    func(error)
@@ -138,8 +140,18 @@ func (p *Pending) wait() ([]byte, error) {
 		return resp.Body, resp.Err()
 	case <-p.ctx.Done():
 		p.abandon()
-		return nil, status.FromContextError(p.ctx.Err()).Err()
+		err := status.FromContextError(p.ctx.Err()).Err()
+		p.span.End(err)
+		return nil, err
 	}
+}
+
+// tell gives the answer to who waits for it.
+func (p *Pending) tell(resp frame.Response) {
+	if p.span != nil {
+		p.span.End(resp.Err())
+	}
+	p.answered <- resp
 }
 
 // abandon says that nobody waits any more.
@@ -174,8 +186,11 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	var err error
 	var ids []string
 	p.req.Metadata, ids = outgoing(ctx)
+	if t := o.c.tracer; t != nil {
+		p.span, p.req.Metadata = t.Send(ctx, p.req.Metadata, o.class+"/"+p.req.Method)
+	}
 	if p.req.RequestID, err = o.c.requestID(ids); err != nil {
-		p.answered <- frame.ErrorResponse(err)
+		p.tell(frame.ErrorResponse(err))
 		return p
 	}
 	var ok bool
@@ -196,7 +211,7 @@ func (o *Object) send(ctx context.Context, p *Pending) *Pending {
 	case len(o.line) >= CallsMax:
 		o.endedLocked(p)
 		o.mu.Unlock()
-		p.answered <- frame.ErrorResponse(fault.New(fault.Overloaded, "too many calls of one object wait to be sent: at most %d", CallsMax))
+		p.tell(frame.ErrorResponse(fault.New(fault.Overloaded, "too many calls of one object wait to be sent: at most %d", CallsMax)))
 		return p
 	case len(o.line) > 0, via == nil, o.flying > 0 && via != o.via:
 		o.line = append(o.line, p)
@@ -278,6 +293,7 @@ func (o *Object) answer(p *Pending, resp frame.Response) {
 		if reason == fault.OutcomeUnknown || !p.doubt {
 			p.last = err
 		}
+		p.span.Failed("retry", err)
 		i, _ := slices.BinarySearchFunc(o.line, p, func(a, b *Pending) int { return cmp.Compare(a.number, b.number) })
 		o.line = slices.Insert(o.line, i, p)
 		o.wait = min(max(2*o.wait, retryMin), retryMax)
@@ -300,7 +316,7 @@ func (o *Object) answer(p *Pending, resp frame.Response) {
 	pump, wait := o.flying == 0 && len(o.line) > 0, o.wait
 	o.mu.Unlock()
 	if !again {
-		p.answered <- resp
+		p.tell(resp)
 	}
 	if pump {
 		at := time.Now()
@@ -376,7 +392,7 @@ func (p *Pending) refuse() {
 	case err == nil:
 		err = fault.New(fault.NoOwner, "not sent: a call before it on the same stub failed with its outcome unknown")
 	}
-	p.answered <- frame.ErrorResponse(err)
+	p.tell(frame.ErrorResponse(err))
 }
 
 // shardLocked returns the object's shard: what an answer said, else a guess that holds unless the

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // NewStream implements grpc.ClientConnInterface: it calls a streaming method, given as
@@ -25,10 +26,28 @@ import (
 // A stream lasts until either side ends it. When the object moves it ends with UNAVAILABLE, reason
 // OWNER_CHANGED: open it again. As with any gRPC stream, read to the end or end ctx.
 func (o *Object) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	md, ids := outgoing(ctx)
+	if len(ids) > 0 {
+		return nil, fault.New(fault.InvalidArgument, "%s: streams take none", keyRequestID)
+	}
+	var span *tracing.Span
+	if t := o.c.tracer; t != nil {
+		span, md = t.Send(ctx, md, o.class+"/"+frame.BareMethod(method))
+	}
+	s, err := o.open(ctx, desc, method, md, span)
+	if err != nil {
+		span.End(err)
+		return nil, err
+	}
+	return s, nil
+}
+
+// open tries to open a stream until it is open, or can't be.
+func (o *Object) open(ctx context.Context, desc *grpc.StreamDesc, method string, md metadata.MD, span *tracing.Span) (*stream, error) {
 	opening, done := context.WithTimeout(ctx, DefaultTimeout)
 	defer done()
 	for wait := retryMin; ; wait = min(2*wait, retryMax) {
-		s, err := o.openStream(ctx, opening, desc, method)
+		s, err := o.openStream(ctx, opening, desc, method, md, span)
 		if err == nil {
 			return s, nil
 		}
@@ -53,12 +72,8 @@ func (o *Object) NewStream(ctx context.Context, desc *grpc.StreamDesc, method st
 func mayOpenAgain(err error) bool { return fault.ReasonOf(err).Retryable() }
 
 // openStream tries to open a stream once.
-func (o *Object) openStream(ctx, opening context.Context, desc *grpc.StreamDesc, method string) (*stream, error) {
-	s := &stream{o: o, ctx: ctx, desc: desc, caller: frame.NewCaller()}
-	md, ids := outgoing(ctx)
-	if len(ids) > 0 {
-		return nil, fault.New(fault.InvalidArgument, "%s: streams take none", keyRequestID)
-	}
+func (o *Object) openStream(ctx, opening context.Context, desc *grpc.StreamDesc, method string, md metadata.MD, span *tracing.Span) (*stream, error) {
+	s := &stream{o: o, ctx: ctx, desc: desc, caller: frame.NewCaller(), span: span}
 	req := &frame.Request{
 		Class: o.class, Method: frame.BareMethod(method), Name: o.name, Named: o.named, ID: o.id, Existing: o.existing,
 		Metadata: md, Pipe: &s.caller.Pipe,
@@ -95,7 +110,10 @@ func (o *Object) openStream(ctx, opening context.Context, desc *grpc.StreamDesc,
 		}
 		return nil, fault.New(fault.ObjectTimeout, "the object did not take the stream within %v; it may or may not have run", DefaultTimeout)
 	}
-	s.unwatch = context.AfterFunc(ctx, func() { s.cancel(context.Canceled) })
+	s.unwatch = context.AfterFunc(ctx, func() {
+		s.cancel(context.Canceled)
+		s.span.End(status.FromContextError(ctx.Err()).Err())
+	})
 	return s, nil
 }
 
@@ -105,6 +123,7 @@ type stream struct {
 	ctx     context.Context //nolint:containedctx // the caller's, for this one call
 	desc    *grpc.StreamDesc
 	caller  *frame.Caller
+	span    *tracing.Span // nil: it is not traced
 	cancel  func(error)
 	unwatch func() bool
 }
@@ -196,5 +215,10 @@ func (s *stream) recv() ([]byte, error) {
 		err = s.ended(err)
 	}
 	s.unwatch()
+	if errors.Is(err, io.EOF) {
+		s.span.End(nil)
+	} else {
+		s.span.End(err)
+	}
 	return nil, err
 }

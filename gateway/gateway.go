@@ -337,29 +337,22 @@ const (
 
 // newRequest reads the metadata of a call.
 func newRequest(ctx context.Context, method string, body []byte) (*frame.Request, error) {
-	req := &frame.Request{Method: method, Body: body}
 	md, _ := metadata.FromIncomingContext(ctx)
+	req := &frame.Request{Method: method, Body: body, Metadata: callers(md)}
 	named := 0
 	for key, values := range md {
-		switch {
-		case !strings.HasPrefix(key, keyPrefix):
-			if !internalKey(key) {
-				if req.Metadata == nil {
-					req.Metadata = make(metadata.MD)
-				}
-				req.Metadata[key] = values
-			}
-		case key == keyName, key == keyNameBin:
+		switch key {
+		case keyName, keyNameBin:
 			named += len(values)
 			req.Name, req.Named = values[0], true
-		case key == keyID:
+		case keyID:
 			named += len(values)
 			id, err := placement.ParseID(values[0])
 			if err != nil {
 				return nil, fault.New(fault.InvalidID, "%s: %v", keyID, err)
 			}
 			req.ID = id
-		case key == keyRequestID:
+		case keyRequestID:
 			if len(values) > 1 {
 				return nil, fault.New(fault.InvalidArgument, "%s: send one, got %d", keyRequestID, len(values))
 			}
@@ -397,14 +390,31 @@ func setRequestID(req *frame.Request, field, id string) error {
 	return nil
 }
 
-// internalKey says that a metadata key is gRPC's own.
+// callers returns what of a call's metadata is for the object.
+func callers(md metadata.MD) (theirs metadata.MD) {
+	for key, values := range md {
+		if internalKey(key) {
+			continue
+		}
+		if theirs == nil {
+			theirs = make(metadata.MD)
+		}
+		theirs[key] = values
+	}
+	return theirs
+}
+
+// internalKey says that a metadata key is gRPC's own, or Holdfast's.
 func internalKey(key string) bool {
-	return strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || key == "content-type" || key == "user-agent" || key == "te"
+	return strings.HasPrefix(key, keyPrefix) || strings.HasPrefix(key, ":") || strings.HasPrefix(key, "grpc-") || key == "content-type" || key == "user-agent" || key == "te"
 }
 
 // Call implements holdfastv1.ObjectsServer.
 func (g *Gateway) Call(ctx context.Context, in *holdfastv1.CallRequest) (*holdfastv1.CallResponse, error) {
-	req := &frame.Request{Class: in.GetClass(), Method: in.GetMethod(), JSON: true, Body: []byte(in.GetJson()), Existing: in.GetExisting()}
+	md, _ := metadata.FromIncomingContext(ctx)
+	req := &frame.Request{
+		Class: in.GetClass(), Method: in.GetMethod(), JSON: true, Body: []byte(in.GetJson()), Existing: in.GetExisting(), Metadata: callers(md),
+	}
 	switch object := in.GetObject().(type) {
 	case *holdfastv1.CallRequest_Name:
 		req.Name, req.Named = object.Name, true

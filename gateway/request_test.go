@@ -121,13 +121,24 @@ func TestMetadataNamesTheObject(t *testing.T) {
 func TestMetadataIsPassedOn(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	result := w.get("holdfast-name", "x", "app", "1", "app", "2", "data-bin", "\x00", "holdfast-hops", "9", "holdfast-from", "0")
-	got := w.answer(1)
-	if err := await(t, result, "no answer"); err != nil {
-		t.Error(err)
-	}
-	if diff := cmp.Diff(metadata.MD{"app": {"1", "2"}, "data-bin": {"\x00"}}, got.Metadata); diff != "" {
-		t.Errorf("metadata (-want +got):\n%s", diff)
+	sent := []string{"app", "1", "app", "2", "data-bin", "\x00", "holdfast-hops", "9", "holdfast-from", "0"}
+	named := async(t, func() error {
+		_, err := holdfastv1.NewObjectsClient(w.conn).Call(metadata.AppendToOutgoingContext(t.Context(), sent...), &holdfastv1.CallRequest{
+			Class: "Counter", Method: "Get", Object: &holdfastv1.CallRequest_Name{Name: "x"},
+		})
+		return err
+	})
+	calls := []*routed{w.next()}
+	calls[0].reply(frame.Response{})
+	own := w.get(append(sent, "holdfast-name", "x")...)
+	calls = append(calls, w.answer(1))
+	for i, result := range []<-chan error{named, own} {
+		if err := await(t, result, "no answer"); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(metadata.MD{"app": {"1", "2"}, "data-bin": {"\x00"}}, calls[i].Metadata); diff != "" {
+			t.Errorf("metadata (-want +got):\n%s", diff)
+		}
 	}
 }
 

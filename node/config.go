@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/cluster"
@@ -80,6 +81,10 @@ type Config struct {
 
 	// Now is the wall clock: default time.Now. Tests give one that is wrong; no promise rests on it.
 	Now func() time.Time
+
+	// TracerProvider makes the spans of OpenTelemetry that follow calls through the node; nil: there are none. It
+	// must not block, and it is for whoever made it to shut it down, after the node.
+	TracerProvider trace.TracerProvider
 
 	// Logger receives everything the node has to say. Default: discards.
 	Logger *slog.Logger

@@ -35,6 +35,7 @@ import (
 	"github.com/holdfast-io/holdfast/replica"
 	"github.com/holdfast-io/holdfast/router"
 	"github.com/holdfast-io/holdfast/storage"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // ErrRemoved says that the node was removed from the cluster for good, and holds nothing any more.
@@ -215,7 +216,7 @@ func (n *Node) build() error {
 	n.ring.Store(placement.NewRing([]placement.NodeID{n.id.Node}, n.id.Shards, n.id.Replicas))
 	n.router = router.New(router.Config{
 		Self: n.id.Node, Shards: n.id.Shards, Facts: routerFacts{n.facts, n}, Local: n.manager, Leaders: n.host, Remote: n.peers,
-		FactsClass: system.ClassName, BytesMax: memory / 4,
+		FactsClass: system.ClassName, BytesMax: memory / 4, Tracer: tracing.New(n.cfg.TracerProvider),
 		Wish: func(shard placement.ShardID) (placement.NodeID, bool) { return n.ring.Load().Owner(shard) },
 		Addr: func(id placement.NodeID) string { m, _ := n.member(id); return m.Addresses.GRPC },
 	})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/storage"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // ErrNotLeader says that a read could not be confirmed: this node does not own the shard, or no
@@ -115,6 +116,7 @@ type Group struct {
 	scratch  *[]byte         // the Host's
 	dirty    bool            // in Host.dirty
 	inFlight []entryInFlight // in log order, of ownTerm
+	traced   bool            // the Ready that is under way has entries with spans
 	wave     *wave           // the Host's
 	refused  map[incarnation]struct{}
 	held     bool // in Host.held
@@ -153,6 +155,7 @@ type Group struct {
 type settled struct {
 	settler Settler
 	seq     uint64
+	span    *tracing.Span
 }
 
 // complaint is what a replica that has stopped says to the others. Only one that is damaged is to be
@@ -228,6 +231,7 @@ func (g *Group) flush() {
 			}
 		} else {
 			g.inFlight = append(g.inFlight, entryInFlight{batch, g.wave.join()})
+			g.traced = traceProposed(batch) || g.traced
 			if g.hooks.answerBeforeCommit {
 				for _, p := range batch {
 					p.settler.Committed(p.seg.Sequence)
@@ -307,6 +311,7 @@ func (g *Group) refuse(p proposal, unknown bool) {
 	if g.ownTerm != 0 && p.seg.Term == g.ownTerm {
 		g.refused[incarnation{p.seg.Object, p.seg.Incarnation}] = struct{}{}
 	}
+	p.traceRefused(unknown)
 	p.settler.Refused(p.seg.Sequence, unknown)
 }
 
@@ -477,8 +482,9 @@ func (g *Group) applyOwn(b *storage.Batch, e *raftpb.Entry) error {
 			g.refuse(p, false)
 			continue
 		}
+		p.seg.Span.Committed(e.GetTerm(), e.GetIndex())
 		p.settler.Committed(p.seg.Sequence)
-		g.settled = append(g.settled, settled{p.settler, p.seg.Sequence})
+		g.settled = append(g.settled, settled{p.settler, p.seg.Sequence, p.seg.Span})
 	}
 	return nil
 }
@@ -621,6 +627,7 @@ func (g *Group) tellReadable() {
 		if i+1 == len(g.settled) || g.settled[i+1].settler != s.settler {
 			s.settler.Readable(s.seq)
 		}
+		s.span.End(nil)
 		g.settled[i] = settled{}
 	}
 	g.settled = g.settled[:0]

@@ -402,7 +402,9 @@ func (h *Host) Receive(from placement.NodeID, data []byte) {
 
 // Propose queues a segment; s is told of its fate. Segments of one object keep their order.
 func (h *Host) Propose(shard placement.ShardID, seg *storage.Segment, s Settler) {
-	if !h.enqueue(shard, proposal{seg: seg, settler: s}) {
+	p := proposal{seg: seg, settler: s}
+	if !h.enqueue(shard, p) {
+		p.traceRefused(false)
 		s.Refused(seg.Sequence, false)
 	}
 }

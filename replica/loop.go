@@ -329,6 +329,9 @@ func (h *Host) land() {
 // write allows, and lets Raft go on.
 func (h *Host) finish(g *Group) {
 	g.tellReadable()
+	if g.traced {
+		g.traceSynced()
+	}
 	for _, m := range g.ready.Messages {
 		if g.followsWrite(m) {
 			h.emit(g, m)

@@ -12,12 +12,14 @@ import (
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
 	"github.com/holdfast-io/holdfast/storage"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // call is one call on its way.
 type call struct {
-	r   *Router
-	req *frame.Request
+	r    *Router
+	req  *frame.Request
+	span *tracing.Span // nil: it is not traced
 	// Set by locate, and then never changed.
 	class ClassFacts
 	state *classState
@@ -77,6 +79,7 @@ func (c *call) locate(class ClassFacts) error {
 	c.class, c.ref = class, storage.ObjectRef{Class: class.UniqueKey, ID: id}
 	c.shard = placement.ShardOf(id, c.r.cfg.Shards)
 	c.located = true
+	c.traceLocated()
 	return nil
 }
 
@@ -241,6 +244,9 @@ func (c *call) respond(reply func(frame.Response), located bool, resp frame.Resp
 		}
 	}
 	c.countError(located, &resp)
+	if c.span != nil {
+		c.span.End(resp.Err())
+	}
 	resp.Revision = c.r.cfg.Facts.Revision()
 	reply(resp)
 }

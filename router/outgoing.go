@@ -8,6 +8,7 @@ import (
 	"github.com/holdfast-io/holdfast/actor"
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // Call takes a call that an object of this node makes to its owner, as Route does. It implements
@@ -18,6 +19,9 @@ func (r *Router) Call(ctx context.Context, out *actor.Outgoing, done func(actor.
 		return func(error) {}
 	}
 	md, _ := metadata.FromOutgoingContext(ctx) // A copy of our own.
+	if r.cfg.Tracer != nil {
+		md = tracing.Continue(ctx, md)
+	}
 	req := &frame.Request{
 		Class: out.Class, Name: out.Name, Named: out.Named, ID: out.ID, Method: out.Method, Values: out.Values,
 		Body: out.Body, Deadline: out.Deadline, Existing: out.Existing, Metadata: frame.WithoutReserved(md),

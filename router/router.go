@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-io/holdfast/fault"
 	"github.com/holdfast-io/holdfast/peer/frame"
 	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // ClassFacts is what the cluster knows of a class.
@@ -76,6 +77,8 @@ type Config struct {
 	// each with its body and CallBytes: default 1 GiB. Over either: OVERLOADED.
 	CallsMax int
 	BytesMax int64
+	// Tracer makes the spans of calls; nil: there are none.
+	Tracer *tracing.Tracer
 }
 
 // Limits on calls.
@@ -196,6 +199,9 @@ func (r *Router) Route(req *frame.Request, reply func(frame.Response)) (cancel f
 			req.Deadline = c.until
 		}
 	}
+	if r.cfg.Tracer != nil {
+		c.trace(r.cfg.Tracer)
+	}
 	class, known := r.class(req)
 	if r.needsFacts(req, class, known) || r.facts.waiting.Load() > 0 {
 		if r.hold(c, class, known) {
@@ -314,7 +320,7 @@ func (r *Router) local(c *call) {
 	var try uint
 	ac := &actor.Call{
 		Shard: c.shard, Object: c.ref, Class: cmp.Or(class.Runs, class.Name), Name: req.Name, Named: req.Named,
-		Method: req.Method, JSON: req.JSON, Values: req.Values, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req),
+		Method: req.Method, JSON: req.JSON, Values: req.Values, Body: req.Body, Metadata: req.Metadata, RequestID: req.RequestID, Existing: req.Existing, Deadline: req.Deadline, Chain: chainOf(req), Span: c.span,
 		Done: func(res actor.Result) {
 			if res.Err == nil {
 				c.answer(frame.Response{Body: res.Body})
@@ -344,7 +350,13 @@ func (r *Router) forward(c *call, to belief) {
 		c.supersede(c.shard, l.term, time.Now()) // News that came just before the call could be found.
 	}
 	c.state.forwarded.Add(1)
-	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) { r.forwardDone(c, try, to, resp) })
+	span := c.traceForward(to, &req)
+	cancel := r.cfg.Remote.Call(to.node, &req, func(resp frame.Response) {
+		if span != nil {
+			span.End(resp.Err())
+		}
+		r.forwardDone(c, try, to, resp)
+	})
 	c.began(try, cancel) // It may have its answer already, and be on another try.
 }
 
@@ -455,6 +467,7 @@ func (r *Router) again(c *call, err error) {
 		return
 	}
 	c.state.retries.Add(1)
+	c.span.Failed("retry", err)
 	r.mu.Lock()
 	closed := r.closed
 	if !closed {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/holdfast-io/holdfast/placement"
+	"github.com/holdfast-io/holdfast/tracing"
 )
 
 // ObjectRef names one object within the cluster: its class's unique key and its id.
@@ -96,4 +97,6 @@ type Segment struct {
 	// Time is the owner's hybrid logical time: Unix milliseconds << 16 | counter.
 	Time uint64
 	Ops  []Op
+	// Span is of the segment's commit, of whoever proposes it; nil: it is not traced. It is not stored.
+	Span *tracing.Span
 }

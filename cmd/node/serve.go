@@ -19,6 +19,8 @@ import (
 
 // listenFlags are shared by dev and serve.
 type listenFlags struct {
+	traceFlags
+
 	LogLevel  string        `help:"debug, info, warn or error." default:"info" enum:"debug,info,warn,error"`
 	LogFormat string        `help:"text or json." default:"text" enum:"text,json"`
 	Drain     time.Duration `name:"drain-timeout" help:"How long a stopping node waits for running handlers." default:"30s"`
@@ -120,8 +122,16 @@ func serve(ctx context.Context, e env, f listenFlags, l *loader, cfg node.Config
 		cfg.MinFreeDisk = -1
 	}
 	cfg.Classes = append(cfg.Classes, counter.Class())
-	if err := errors.Join(notZero("shards", cfg.Shards), notZero("replicas", cfg.Replicas), cfg.Validate()); err != nil {
+	if err := errors.Join(notZero("shards", cfg.Shards), notZero("replicas", cfg.Replicas), cfg.Validate(), f.check()); err != nil {
 		return &usageError{err: err}
+	}
+	traces, err := f.start(ctx, cfg.Name, cfg.Version, cfg.Logger)
+	if err != nil {
+		return err
+	}
+	if traces != nil {
+		defer traces.Close() // After the node.
+		cfg.TracerProvider = traces
 	}
 	node.TuneRuntime(cfg.MemoryLimit)
 	n, err := node.Start(ctx, cfg)
