@@ -173,9 +173,13 @@ func rollout(list *holdfastv1.ListDeploymentsResponse, number uint64) (text stri
 			}
 		}
 	}
-	text = "running on " + strings.Join(on, ", ")
-	if len(not) > 0 {
-		text += "; not yet on " + strings.Join(not, ", ")
+	switch {
+	case len(not) == 0:
+		text = "running on " + strings.Join(on, ", ")
+	case len(on) == 0:
+		text = "not yet running on " + strings.Join(not, ", ")
+	default:
+		text = "running on " + strings.Join(on, ", ") + "; not yet on " + strings.Join(not, ", ")
 	}
 	return text, len(not) == 0
 }

@@ -308,7 +308,7 @@ func TestDevRunsWhatChanges(t *testing.T) { // not parallel: it tunes the proces
 	prints("not today")
 	adds("Till", "3")
 	writeProject(t, project, tally("Register", "100"), v2)
-	prints(`(?s)rename Till to Register\n.*running on dev\n`)
+	prints(`(?s)rename Till to Register\n.*\nrunning on dev\n`)
 	adds("Register", "103")
 	number := strings.Count(d.history(), "\n")
 	if code, stderr := d.stop(); code != 0 {

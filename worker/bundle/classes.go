@@ -34,9 +34,12 @@ func (b *builder) wrapper(exports []string) (string, error) {
 	if len(missing) == 0 {
 		return "", nil
 	}
-	found, err := findExports(b.config.Dir, b.config.Main, missing)
+	found, broken, err := findExports(b.config.Dir, b.config.Main, missing)
 	if err != nil {
 		return "", err
+	}
+	if len(broken) > 0 && slices.ContainsFunc(missing, func(class string) bool { return len(found[class]) == 0 }) {
+		return "", &BuildError{Messages: format(broken, api.ErrorMessage)}
 	}
 	var problems []Problem
 	var code strings.Builder
@@ -112,11 +115,11 @@ var (
 )
 
 // findExports returns, for each name, the files of the project other than main that export it, by
-// their slashed paths, sorted.
-func findExports(dir, main string, names []string) (map[string][]string, error) {
-	found := make(map[string][]string)
+// their slashed paths, sorted; and what is wrong with those that have a name in them and are no valid code.
+func findExports(dir, main string, names []string) (found map[string][]string, broken []api.Message, err error) {
+	found = make(map[string][]string)
 	files := 0
-	err := fs.WalkDir(os.DirFS(dir), ".", func(p string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(os.DirFS(dir), ".", func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return err
@@ -131,47 +134,48 @@ func findExports(dir, main string, names []string) (map[string][]string, error) 
 		if files++; files > searchFilesMax {
 			return fmt.Errorf("%s has more than %d files", dir, searchFilesMax)
 		}
-		exports, err := exportsOf(filepath.Join(dir, filepath.FromSlash(p)), names)
+		exports, wrong, err := exportsOf(dir, p, names)
+		broken = append(broken, wrong...)
 		for _, name := range exports {
 			found[name] = append(found[name], p)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("look for classes that %s does not export (%s): %w", main, strings.Join(names, ", "), err)
+		return nil, nil, fmt.Errorf("look for classes that %s does not export (%s): %w", main, strings.Join(names, ", "), err)
 	}
-	return found, nil
+	return found, broken, nil
 }
 
-// exportsOf returns those of the names that a file exports. A file that is no valid code exports
-// nothing: if the worker needs it, bundling says what is wrong with it.
-func exportsOf(file string, names []string) ([]string, error) {
+// exportsOf returns those of the names that a file exports, by its slashed path in dir, or what is wrong with
+// it when it has one in it and is no valid code.
+func exportsOf(dir, p string, names []string) (exports []string, wrong []api.Message, err error) {
+	file := filepath.Join(dir, filepath.FromSlash(p))
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && info.Size() > searchBytesMax {
-		return nil, nil
+		return nil, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	raw, err := os.ReadFile(file)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !slices.ContainsFunc(names, func(name string) bool { return bytes.Contains(raw, []byte(name)) }) {
-		return nil, nil
+		return nil, nil, nil
 	}
-	dir := filepath.Dir(file)
 	result := api.Build(api.BuildOptions{
 		EntryPoints: []string{file}, AbsWorkingDir: dir, Outfile: MainModule, Metafile: true,
 		Format: api.FormatESModule, LogLevel: api.LogLevelSilent, Target: api.ESNext,
 		Loader: loaders,
 	})
 	if len(result.Errors) > 0 {
-		return nil, nil
+		return nil, result.Errors, nil
 	}
 	var out output
 	if err := out.readMeta(result.Metafile, dir); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return slices.DeleteFunc(out.exports, func(name string) bool { return !slices.Contains(names, name) }), nil
+	return slices.DeleteFunc(out.exports, func(name string) bool { return !slices.Contains(names, name) }), nil, nil
 }
