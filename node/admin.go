@@ -70,6 +70,8 @@ const (
 	queryRearm  = "rearm"
 	// queryWorkers asks what a node runs.
 	queryWorkers = "workers"
+	// queryLogs asks what a worker has logged on a node.
+	queryLogs = "logs"
 
 	queryExport     = "export"
 	queryExportNext = "export-next"
@@ -128,9 +130,10 @@ func (n *Node) answer(ctx context.Context, kind string, body []byte) ([]byte, er
 		return n.answerExport(ctx, kind, body)
 	case queryImport:
 		return n.answerImport(ctx, body)
-	}
-	if kind == queryWorkers {
+	case queryWorkers:
 		return json.Marshal(n.workers.states())
+	case queryLogs:
+		return n.answerLogs(body)
 	}
 	var q shardQuery
 	if err := json.Unmarshal(body, &q); err != nil {

@@ -26,7 +26,9 @@ type Deployment struct {
 	Number uint64
 	// Objects is how what the worker runs calls objects, where it is none itself.
 	Objects Objects
-	Logger  *slog.Logger
+	// Log takes what the worker logs, for those who follow it. It is called by any goroutine, and does not block.
+	Log    func(LogEntry)
+	Logger *slog.Logger
 }
 
 // Worker is a deployment that was loaded.

@@ -70,6 +70,7 @@ type Node struct {
 	host       *replica.Host
 	manager    *actor.Manager
 	exports    exports
+	followers  atomic.Int64 // of logs, through this node
 	router     *router.Router
 	facts      *factsCache
 	gateway    *gateway.Gateway

@@ -51,6 +51,7 @@ type workers struct {
 		running map[string]*runningWorker // by name
 		tried   map[string]*loadFailure   // what could not be loaded, by name
 		seen    map[string]time.Time      // when this node learned of what it does not run yet
+		logs    map[string]*logRing       // of every worker that was ever loaded here, by name
 		synced  uint64                    // revision of the facts that it has followed
 		next    chan struct{}             // closed when synced has changed
 	}
@@ -82,7 +83,7 @@ func newWorkers(n *Node) *workers {
 		bundles: &bundles{call: callReserved(n.router), store: n.store}, wake: make(chan struct{}, 1),
 	}
 	w.mu.running, w.mu.tried, w.mu.seen = make(map[string]*runningWorker), make(map[string]*loadFailure), make(map[string]time.Time)
-	w.mu.next = make(chan struct{})
+	w.mu.logs, w.mu.next = make(map[string]*logRing), make(chan struct{})
 	w.handler.Store(&map[string]*runningWorker{})
 	return w
 }
@@ -206,7 +207,7 @@ func (w *workers) load(ctx context.Context, b *bundle.Bundle, number uint64) (*W
 		return nil, errNoLoader
 	}
 	loaded, err := w.loader.Load(ctx, Deployment{
-		Bundle: b, Number: number, Objects: w.objects, Logger: w.logger.With(slog.String("worker", b.Name)),
+		Bundle: b, Number: number, Objects: w.objects, Log: w.log(b.Name).Log, Logger: w.logger.With(slog.String("worker", b.Name)),
 	})
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -49,7 +50,10 @@ func (l *fakeLoader) Load(_ context.Context, d Deployment) (*Worker, error) {
 	l.count(1)
 	var closed atomic.Bool
 	w := &Worker{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, code) }),
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			d.Log(LogEntry{Time: time.Now(), Level: slog.LevelInfo, Text: "asked"})
+			_, _ = io.WriteString(w, code)
+		}),
 		Close: func() {
 			if !closed.Swap(true) {
 				l.count(-1)
@@ -58,6 +62,7 @@ func (l *fakeLoader) Load(_ context.Context, d Deployment) (*Worker, error) {
 	}
 	for _, c := range d.Bundle.Classes {
 		w.Classes = append(w.Classes, actor.NewDynamicClass(d.Bundle.Name+"/"+c.Name, func(s *actor.State) actor.Dynamic {
+			d.Log(LogEntry{Time: time.Now(), Class: c.Name, Object: s.ID().String(), Level: slog.LevelWarn, Text: "made"})
 			return &sayer{s: s, code: code, closed: &closed}
 		}))
 	}
@@ -242,13 +247,15 @@ func runs(t *testing.T, number uint64, nodes ...*workerNode) {
 	t.Helper()
 	for end := time.Now().Add(time.Minute); ; {
 		list, err := nodes[0].admin().ListDeployments(t.Context(), &holdfastv1.ListDeploymentsRequest{})
-		if err != nil {
+		if err != nil && !fault.ReasonOf(err).Retryable() {
 			t.Fatal(err)
 		}
 		on := 0
-		for _, s := range list.GetWorkers()[0].GetNodes() {
-			if s.GetNumber() == number && slices.ContainsFunc(nodes, func(n *workerNode) bool { return n.cfg.Name == s.GetNode() }) {
-				on++
+		for _, w := range list.GetWorkers() {
+			for _, s := range w.GetNodes() {
+				if s.GetNumber() == number && slices.ContainsFunc(nodes, func(n *workerNode) bool { return n.cfg.Name == s.GetNode() }) {
+					on++
+				}
 			}
 		}
 		if on == len(nodes) {

@@ -24,6 +24,9 @@ type LogEntry struct {
 // can't keep it drops.
 type LogSink interface{ Log(entry *LogEntry) }
 
+// LogTo returns a LogSink that logs what workers log.
+func LogTo(l *slog.Logger) LogSink { return slogSink{l} }
+
 // slogSink logs as the node does.
 type slogSink struct{ logger *slog.Logger }
 

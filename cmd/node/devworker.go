@@ -128,16 +128,10 @@ type printedLogs struct{ e env }
 
 // Log implements worker.LogSink.
 func (p printedLogs) Log(entry *worker.LogEntry) {
-	who := entry.Worker
-	if entry.Class != "" {
-		who = entry.Class + " " + entry.Object
-		if entry.Name != "" {
-			who = fmt.Sprintf("%s %q", entry.Class, entry.Name)
-		}
-	}
+	who := whoLogs(entry.Worker, entry.Class, entry.Object, entry.Name)
 	level := ""
 	if entry.Level >= slog.LevelWarn {
 		level = " " + entry.Level.String()
 	}
-	_, _ = fmt.Fprintf(p.e.stderr, "%s [%s]%s %s\n", entry.Time.Format("15:04:05.000"), who, level, entry.Text)
+	_, _ = fmt.Fprintf(p.e.stderr, "%s [%s]%s %s\n", entry.Time.Format(logTime), who, level, entry.Text)
 }

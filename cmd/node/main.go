@@ -43,6 +43,7 @@ type cli struct {
 	Deploys  deploymentsCmd `cmd:"" name:"deployments" help:"List what workers run, and where, or what one has run before."`
 	Back     rollbackCmd    `cmd:"" name:"rollback" help:"Have a worker run an earlier deployment's bundle again."`
 	Undeploy undeployCmd    `cmd:"" help:"End a worker; what its objects have stored stays."`
+	Logs     logsCmd        `cmd:"" help:"Follow what a worker logs, on all nodes."`
 	Drain    drainCmd       `cmd:"" help:"Take ownership of everything off a node and keep it off; its replicas stay. For planned work on a machine."`
 	Remove   removeCmd      `cmd:"" help:"Move every replica off a node and bar it for good."`
 	Recover  recoverCmd     `cmd:"" help:"Bring shards back that have lost a majority of their voters for good, from what is left."`

@@ -3503,6 +3503,298 @@ func (x *UndeployResponse) GetNumber() uint64 {
 	return 0
 }
 
+type FollowLogsRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Worker string                 `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// How many entries of before to begin with, of each node: those that it still has.
+	Tail uint32 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
+	// The least level: debug, info, warn or error. Empty: debug.
+	Level string `protobuf:"bytes,3,opt,name=level,proto3" json:"level,omitempty"`
+	// Only what objects of this class log, by its name without the worker's. Empty: all, and the worker's own handlers.
+	Class string `protobuf:"bytes,4,opt,name=class,proto3" json:"class,omitempty"`
+	// Only what is logged on the node of this name. Empty: on all.
+	Node          string `protobuf:"bytes,5,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowLogsRequest) Reset() {
+	*x = FollowLogsRequest{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowLogsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowLogsRequest) ProtoMessage() {}
+
+func (x *FollowLogsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowLogsRequest.ProtoReflect.Descriptor instead.
+func (*FollowLogsRequest) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *FollowLogsRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *FollowLogsRequest) GetTail() uint32 {
+	if x != nil {
+		return x.Tail
+	}
+	return 0
+}
+
+func (x *FollowLogsRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *FollowLogsRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *FollowLogsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type FollowLogsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of one node in the order in which they were logged.
+	Entries       []*LogEntry  `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	Notices       []*LogNotice `protobuf:"bytes,2,rep,name=notices,proto3" json:"notices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowLogsResponse) Reset() {
+	*x = FollowLogsResponse{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowLogsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowLogsResponse) ProtoMessage() {}
+
+func (x *FollowLogsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowLogsResponse.ProtoReflect.Descriptor instead.
+func (*FollowLogsResponse) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *FollowLogsResponse) GetEntries() []*LogEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *FollowLogsResponse) GetNotices() []*LogNotice {
+	if x != nil {
+		return x.Notices
+	}
+	return nil
+}
+
+type LogEntry struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Node       string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	TimeUnixMs int64                  `protobuf:"varint,2,opt,name=time_unix_ms,json=timeUnixMs,proto3" json:"time_unix_ms,omitempty"`
+	// Of the object that logs; empty: the worker's own handlers do. The object is its id, and name its name, if
+	// it has one that it knows.
+	Class  string `protobuf:"bytes,3,opt,name=class,proto3" json:"class,omitempty"`
+	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	Name   string `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`
+	// debug, info, warn or error.
+	Level string `protobuf:"bytes,6,opt,name=level,proto3" json:"level,omitempty"`
+	// It may have several lines.
+	Text          string `protobuf:"bytes,7,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogEntry) Reset() {
+	*x = LogEntry{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogEntry) ProtoMessage() {}
+
+func (x *LogEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogEntry.ProtoReflect.Descriptor instead.
+func (*LogEntry) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *LogEntry) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LogEntry) GetTimeUnixMs() int64 {
+	if x != nil {
+		return x.TimeUnixMs
+	}
+	return 0
+}
+
+func (x *LogEntry) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *LogEntry) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *LogEntry) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *LogEntry) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *LogEntry) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+// LogNotice says what is missing of a node's log.
+type LogNotice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// How many entries were lost, of all levels and classes.
+	Dropped uint64 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// Why the node can't be followed now, or empty. It is tried again.
+	Error         string `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LogNotice) Reset() {
+	*x = LogNotice{}
+	mi := &file_holdfast_v1_admin_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LogNotice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LogNotice) ProtoMessage() {}
+
+func (x *LogNotice) ProtoReflect() protoreflect.Message {
+	mi := &file_holdfast_v1_admin_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LogNotice.ProtoReflect.Descriptor instead.
+func (*LogNotice) Descriptor() ([]byte, []int) {
+	return file_holdfast_v1_admin_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *LogNotice) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *LogNotice) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *LogNotice) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_holdfast_v1_admin_proto protoreflect.FileDescriptor
 
 const file_holdfast_v1_admin_proto_rawDesc = "" +
@@ -3753,7 +4045,29 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x0fUndeployRequest\x12\x16\n" +
 	"\x06worker\x18\x01 \x01(\tR\x06worker\"*\n" +
 	"\x10UndeployResponse\x12\x16\n" +
-	"\x06number\x18\x01 \x01(\x04R\x06number2\xaf\v\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\"\x7f\n" +
+	"\x11FollowLogsRequest\x12\x16\n" +
+	"\x06worker\x18\x01 \x01(\tR\x06worker\x12\x12\n" +
+	"\x04tail\x18\x02 \x01(\rR\x04tail\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\tR\x05level\x12\x14\n" +
+	"\x05class\x18\x04 \x01(\tR\x05class\x12\x12\n" +
+	"\x04node\x18\x05 \x01(\tR\x04node\"w\n" +
+	"\x12FollowLogsResponse\x12/\n" +
+	"\aentries\x18\x01 \x03(\v2\x15.holdfast.v1.LogEntryR\aentries\x120\n" +
+	"\anotices\x18\x02 \x03(\v2\x16.holdfast.v1.LogNoticeR\anotices\"\xac\x01\n" +
+	"\bLogEntry\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
+	"\ftime_unix_ms\x18\x02 \x01(\x03R\n" +
+	"timeUnixMs\x12\x14\n" +
+	"\x05class\x18\x03 \x01(\tR\x05class\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x14\n" +
+	"\x05level\x18\x06 \x01(\tR\x05level\x12\x12\n" +
+	"\x04text\x18\a \x01(\tR\x04text\"O\n" +
+	"\tLogNotice\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\x04R\adropped\x12\x14\n" +
+	"\x05error\x18\x03 \x01(\tR\x05error2\x80\f\n" +
 	"\x05Admin\x12A\n" +
 	"\x06Status\x12\x1a.holdfast.v1.StatusRequest\x1a\x1b.holdfast.v1.StatusResponse\x12P\n" +
 	"\vListObjects\x12\x1f.holdfast.v1.ListObjectsRequest\x1a .holdfast.v1.ListObjectsResponse\x12M\n" +
@@ -3776,7 +4090,9 @@ const file_holdfast_v1_admin_proto_rawDesc = "" +
 	"\x06Deploy\x12\x1a.holdfast.v1.DeployRequest\x1a\x1b.holdfast.v1.DeployResponse(\x01\x12\\\n" +
 	"\x0fListDeployments\x12#.holdfast.v1.ListDeploymentsRequest\x1a$.holdfast.v1.ListDeploymentsResponse\x12E\n" +
 	"\bRollback\x12\x1c.holdfast.v1.RollbackRequest\x1a\x1b.holdfast.v1.DeployResponse\x12G\n" +
-	"\bUndeploy\x12\x1c.holdfast.v1.UndeployRequest\x1a\x1d.holdfast.v1.UndeployResponseB>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
+	"\bUndeploy\x12\x1c.holdfast.v1.UndeployRequest\x1a\x1d.holdfast.v1.UndeployResponse\x12O\n" +
+	"\n" +
+	"FollowLogs\x12\x1e.holdfast.v1.FollowLogsRequest\x1a\x1f.holdfast.v1.FollowLogsResponse0\x01B>Z<github.com/holdfast-io/holdfast/proto/holdfast/v1;holdfastv1b\x06proto3"
 
 var (
 	file_holdfast_v1_admin_proto_rawDescOnce sync.Once
@@ -3790,7 +4106,7 @@ func file_holdfast_v1_admin_proto_rawDescGZIP() []byte {
 	return file_holdfast_v1_admin_proto_rawDescData
 }
 
-var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 54)
+var file_holdfast_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*StatusRequest)(nil),           // 0: holdfast.v1.StatusRequest
 	(*StatusResponse)(nil),          // 1: holdfast.v1.StatusResponse
@@ -3846,6 +4162,10 @@ var file_holdfast_v1_admin_proto_goTypes = []any{
 	(*RollbackRequest)(nil),         // 51: holdfast.v1.RollbackRequest
 	(*UndeployRequest)(nil),         // 52: holdfast.v1.UndeployRequest
 	(*UndeployResponse)(nil),        // 53: holdfast.v1.UndeployResponse
+	(*FollowLogsRequest)(nil),       // 54: holdfast.v1.FollowLogsRequest
+	(*FollowLogsResponse)(nil),      // 55: holdfast.v1.FollowLogsResponse
+	(*LogEntry)(nil),                // 56: holdfast.v1.LogEntry
+	(*LogNotice)(nil),               // 57: holdfast.v1.LogNotice
 }
 var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	2,  // 0: holdfast.v1.StatusResponse.nodes:type_name -> holdfast.v1.Node
@@ -3871,47 +4191,51 @@ var file_holdfast_v1_admin_proto_depIdxs = []int32{
 	48, // 20: holdfast.v1.ListDeploymentsResponse.workers:type_name -> holdfast.v1.Worker
 	50, // 21: holdfast.v1.ListDeploymentsResponse.history:type_name -> holdfast.v1.Deployment
 	49, // 22: holdfast.v1.Worker.nodes:type_name -> holdfast.v1.WorkerOnNode
-	0,  // 23: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
-	6,  // 24: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
-	13, // 25: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
-	16, // 26: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
-	18, // 27: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	18, // 28: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
-	23, // 29: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
-	25, // 30: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
-	7,  // 31: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
-	9,  // 32: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
-	27, // 33: holdfast.v1.Admin.ExportObjects:input_type -> holdfast.v1.ExportObjectsRequest
-	36, // 34: holdfast.v1.Admin.ImportObjects:input_type -> holdfast.v1.ImportObjectsRequest
-	40, // 35: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
-	42, // 36: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
-	44, // 37: holdfast.v1.Admin.Deploy:input_type -> holdfast.v1.DeployRequest
-	46, // 38: holdfast.v1.Admin.ListDeployments:input_type -> holdfast.v1.ListDeploymentsRequest
-	51, // 39: holdfast.v1.Admin.Rollback:input_type -> holdfast.v1.RollbackRequest
-	52, // 40: holdfast.v1.Admin.Undeploy:input_type -> holdfast.v1.UndeployRequest
-	1,  // 41: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
-	11, // 42: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
-	14, // 43: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
-	17, // 44: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
-	19, // 45: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
-	21, // 46: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
-	24, // 47: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
-	26, // 48: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
-	8,  // 49: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
-	10, // 50: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
-	28, // 51: holdfast.v1.Admin.ExportObjects:output_type -> holdfast.v1.ExportObjectsResponse
-	38, // 52: holdfast.v1.Admin.ImportObjects:output_type -> holdfast.v1.ImportObjectsResponse
-	41, // 53: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
-	43, // 54: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
-	45, // 55: holdfast.v1.Admin.Deploy:output_type -> holdfast.v1.DeployResponse
-	47, // 56: holdfast.v1.Admin.ListDeployments:output_type -> holdfast.v1.ListDeploymentsResponse
-	45, // 57: holdfast.v1.Admin.Rollback:output_type -> holdfast.v1.DeployResponse
-	53, // 58: holdfast.v1.Admin.Undeploy:output_type -> holdfast.v1.UndeployResponse
-	41, // [41:59] is the sub-list for method output_type
-	23, // [23:41] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	56, // 23: holdfast.v1.FollowLogsResponse.entries:type_name -> holdfast.v1.LogEntry
+	57, // 24: holdfast.v1.FollowLogsResponse.notices:type_name -> holdfast.v1.LogNotice
+	0,  // 25: holdfast.v1.Admin.Status:input_type -> holdfast.v1.StatusRequest
+	6,  // 26: holdfast.v1.Admin.ListObjects:input_type -> holdfast.v1.ListObjectsRequest
+	13, // 27: holdfast.v1.Admin.ShowObject:input_type -> holdfast.v1.ShowObjectRequest
+	16, // 28: holdfast.v1.Admin.EvictObject:input_type -> holdfast.v1.EvictObjectRequest
+	18, // 29: holdfast.v1.Admin.ListAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	18, // 30: holdfast.v1.Admin.ListDeadAlarms:input_type -> holdfast.v1.ListAlarmsRequest
+	23, // 31: holdfast.v1.Admin.RearmAlarm:input_type -> holdfast.v1.RearmAlarmRequest
+	25, // 32: holdfast.v1.Admin.DiscardAlarm:input_type -> holdfast.v1.DiscardAlarmRequest
+	7,  // 33: holdfast.v1.Admin.RenameClass:input_type -> holdfast.v1.RenameClassRequest
+	9,  // 34: holdfast.v1.Admin.DeleteClass:input_type -> holdfast.v1.DeleteClassRequest
+	27, // 35: holdfast.v1.Admin.ExportObjects:input_type -> holdfast.v1.ExportObjectsRequest
+	36, // 36: holdfast.v1.Admin.ImportObjects:input_type -> holdfast.v1.ImportObjectsRequest
+	40, // 37: holdfast.v1.Admin.RemoveNode:input_type -> holdfast.v1.RemoveNodeRequest
+	42, // 38: holdfast.v1.Admin.DrainNode:input_type -> holdfast.v1.DrainNodeRequest
+	44, // 39: holdfast.v1.Admin.Deploy:input_type -> holdfast.v1.DeployRequest
+	46, // 40: holdfast.v1.Admin.ListDeployments:input_type -> holdfast.v1.ListDeploymentsRequest
+	51, // 41: holdfast.v1.Admin.Rollback:input_type -> holdfast.v1.RollbackRequest
+	52, // 42: holdfast.v1.Admin.Undeploy:input_type -> holdfast.v1.UndeployRequest
+	54, // 43: holdfast.v1.Admin.FollowLogs:input_type -> holdfast.v1.FollowLogsRequest
+	1,  // 44: holdfast.v1.Admin.Status:output_type -> holdfast.v1.StatusResponse
+	11, // 45: holdfast.v1.Admin.ListObjects:output_type -> holdfast.v1.ListObjectsResponse
+	14, // 46: holdfast.v1.Admin.ShowObject:output_type -> holdfast.v1.ShowObjectResponse
+	17, // 47: holdfast.v1.Admin.EvictObject:output_type -> holdfast.v1.EvictObjectResponse
+	19, // 48: holdfast.v1.Admin.ListAlarms:output_type -> holdfast.v1.ListAlarmsResponse
+	21, // 49: holdfast.v1.Admin.ListDeadAlarms:output_type -> holdfast.v1.ListDeadAlarmsResponse
+	24, // 50: holdfast.v1.Admin.RearmAlarm:output_type -> holdfast.v1.RearmAlarmResponse
+	26, // 51: holdfast.v1.Admin.DiscardAlarm:output_type -> holdfast.v1.DiscardAlarmResponse
+	8,  // 52: holdfast.v1.Admin.RenameClass:output_type -> holdfast.v1.RenameClassResponse
+	10, // 53: holdfast.v1.Admin.DeleteClass:output_type -> holdfast.v1.DeleteClassResponse
+	28, // 54: holdfast.v1.Admin.ExportObjects:output_type -> holdfast.v1.ExportObjectsResponse
+	38, // 55: holdfast.v1.Admin.ImportObjects:output_type -> holdfast.v1.ImportObjectsResponse
+	41, // 56: holdfast.v1.Admin.RemoveNode:output_type -> holdfast.v1.RemoveNodeResponse
+	43, // 57: holdfast.v1.Admin.DrainNode:output_type -> holdfast.v1.DrainNodeResponse
+	45, // 58: holdfast.v1.Admin.Deploy:output_type -> holdfast.v1.DeployResponse
+	47, // 59: holdfast.v1.Admin.ListDeployments:output_type -> holdfast.v1.ListDeploymentsResponse
+	45, // 60: holdfast.v1.Admin.Rollback:output_type -> holdfast.v1.DeployResponse
+	53, // 61: holdfast.v1.Admin.Undeploy:output_type -> holdfast.v1.UndeployResponse
+	55, // 62: holdfast.v1.Admin.FollowLogs:output_type -> holdfast.v1.FollowLogsResponse
+	44, // [44:63] is the sub-list for method output_type
+	25, // [25:44] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_holdfast_v1_admin_proto_init() }
@@ -3957,7 +4281,7 @@ func file_holdfast_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_holdfast_v1_admin_proto_rawDesc), len(file_holdfast_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   54,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -37,6 +37,7 @@ const (
 	Admin_ListDeployments_FullMethodName = "/holdfast.v1.Admin/ListDeployments"
 	Admin_Rollback_FullMethodName        = "/holdfast.v1.Admin/Rollback"
 	Admin_Undeploy_FullMethodName        = "/holdfast.v1.Admin/Undeploy"
+	Admin_FollowLogs_FullMethodName      = "/holdfast.v1.Admin/FollowLogs"
 )
 
 // AdminClient is the client API for Admin service.
@@ -97,6 +98,10 @@ type AdminClient interface {
 	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*DeployResponse, error)
 	// Undeploy ends a worker. What its classes have stored stays, and is there when it is deployed again.
 	Undeploy(ctx context.Context, in *UndeployRequest, opts ...grpc.CallOption) (*UndeployResponse, error)
+	// FollowLogs sends what a worker logs on every node that is alive, until it is cancelled. Each node keeps the
+	// latest of it; what a follower is too slow for is lost, and it is told of how many entries. The first message
+	// is empty, and says that it has begun.
+	FollowLogs(ctx context.Context, in *FollowLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowLogsResponse], error)
 }
 
 type adminClient struct {
@@ -302,6 +307,25 @@ func (c *adminClient) Undeploy(ctx context.Context, in *UndeployRequest, opts ..
 	return out, nil
 }
 
+func (c *adminClient) FollowLogs(ctx context.Context, in *FollowLogsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowLogsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Admin_ServiceDesc.Streams[3], Admin_FollowLogs_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[FollowLogsRequest, FollowLogsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_FollowLogsClient = grpc.ServerStreamingClient[FollowLogsResponse]
+
 // AdminServer is the server API for Admin service.
 // All implementations must embed UnimplementedAdminServer
 // for forward compatibility.
@@ -360,6 +384,10 @@ type AdminServer interface {
 	Rollback(context.Context, *RollbackRequest) (*DeployResponse, error)
 	// Undeploy ends a worker. What its classes have stored stays, and is there when it is deployed again.
 	Undeploy(context.Context, *UndeployRequest) (*UndeployResponse, error)
+	// FollowLogs sends what a worker logs on every node that is alive, until it is cancelled. Each node keeps the
+	// latest of it; what a follower is too slow for is lost, and it is told of how many entries. The first message
+	// is empty, and says that it has begun.
+	FollowLogs(*FollowLogsRequest, grpc.ServerStreamingServer[FollowLogsResponse]) error
 	mustEmbedUnimplementedAdminServer()
 }
 
@@ -423,6 +451,9 @@ func (UnimplementedAdminServer) Rollback(context.Context, *RollbackRequest) (*De
 }
 func (UnimplementedAdminServer) Undeploy(context.Context, *UndeployRequest) (*UndeployResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Undeploy not implemented")
+}
+func (UnimplementedAdminServer) FollowLogs(*FollowLogsRequest, grpc.ServerStreamingServer[FollowLogsResponse]) error {
+	return status.Error(codes.Unimplemented, "method FollowLogs not implemented")
 }
 func (UnimplementedAdminServer) mustEmbedUnimplementedAdminServer() {}
 func (UnimplementedAdminServer) testEmbeddedByValue()               {}
@@ -740,6 +771,17 @@ func _Admin_Undeploy_Handler(srv interface{}, ctx context.Context, dec func(inte
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Admin_FollowLogs_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(FollowLogsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServer).FollowLogs(m, &grpc.GenericServerStream[FollowLogsRequest, FollowLogsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Admin_FollowLogsServer = grpc.ServerStreamingServer[FollowLogsResponse]
+
 // Admin_ServiceDesc is the grpc.ServiceDesc for Admin service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -824,6 +866,11 @@ var Admin_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Deploy",
 			Handler:       _Admin_Deploy_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "FollowLogs",
+			Handler:       _Admin_FollowLogs_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "holdfast/v1/admin.proto",
