@@ -11,7 +11,8 @@ import (
 
 // How methods of JavaScript are named in calls: a method by its name, a method of a property and so on by the names
 // with "/" between them, what is read and not called with readPrefix before it, and fetch by fetchMethod. In
-// names, "%", "/" and "?" are %25, %2f and %3f.
+// names, "%", "/", "?" and "!" are %25, %2f, %3f and %21. What an object has sent as a stub is called by its place in
+// the object's table (targets.js): "!TOKEN.NUMBER", with a path after a "/".
 const (
 	readPrefix  = "?"
 	fetchMethod = "fetch"
@@ -29,14 +30,11 @@ type target struct {
 
 // target reads the first three arguments: class, id, and name or undefined.
 func (e *engine) target(a quickjs.Args) (t target, err error) {
-	if t.class, err = a.At(0).Text(); err != nil {
-		return t, err
-	}
-	hex, err := a.At(1).Text()
+	class, err := a.At(0).Text()
 	if err != nil {
 		return t, err
 	}
-	if t.id, err = placement.ParseID(hex); err != nil {
+	if t, err = targetOf(class, a.At(1)); err != nil {
 		return t, err
 	}
 	if name := a.At(2); !name.IsUndefined() {
@@ -46,6 +44,17 @@ func (e *engine) target(a quickjs.Args) (t target, err error) {
 		}
 	}
 	return t, nil
+}
+
+// targetOf is the object of a class that has an id.
+func targetOf(class string, id quickjs.Value) (t target, err error) {
+	t.class = class
+	hex, err := id.Text()
+	if err != nil {
+		return t, err
+	}
+	t.id, err = placement.ParseID(hex)
+	return t, err
 }
 
 // hostCall calls a method: class, id, name, method, arguments. It returns a promise of the result.

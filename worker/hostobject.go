@@ -77,8 +77,10 @@ var hostFunctions = map[string]hostFunction{
 		}
 		return undefined, err
 	},
-	"call":  (*engine).hostCall,
-	"fetch": (*engine).hostFetch,
+	"call":     (*engine).hostCall,
+	"fetch":    (*engine).hostFetch,
+	"imported": (*engine).hostImported,
+	"released": (*engine).hostReleased,
 }
 
 // namespace is that of the class whose full name is the first argument.
@@ -236,6 +238,9 @@ var objectFunctions = map[string]objectFunction{
 			o.broken(js)
 		}
 		return undefined, err
+	},
+	"keep": func(o *object, _ *engine, a quickjs.Args) (quickjs.Value, error) {
+		return undefined, o.keepExports(a.At(1).Truthy())
 	},
 	"abort": func(o *object, _ *engine, a quickjs.Args) (quickjs.Value, error) {
 		message, err := a.At(1).Text()

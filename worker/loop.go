@@ -37,6 +37,10 @@ type loop struct {
 		spent   time.Duration // of the CPU, by the latest events
 		section int           // that is open, and keeps what was begun before it waiting; 0: none
 		over    bool
+		// imports are the stubs of others' functions and RpcTargets that JavaScript has: those who have them are
+		// told when it lets go of one.
+		imports    map[int64]imported
+		lastImport int64
 	}
 }
 

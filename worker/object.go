@@ -23,6 +23,8 @@ type object struct {
 	last     int64     // number of a section or transaction
 	sections []section // that keep other events out, in the order in which they began
 	open     map[int64]transaction
+	// exports keeps the object in memory while others have stubs of what is its own; nil: they have none.
+	exports *operation
 	// departures leave the object at the end of an entry, if no transaction is open.
 	departures []func(ctx context.Context)
 }
@@ -92,7 +94,7 @@ func (o *object) Init(ctx context.Context) error {
 		}
 		_, err := e.run.construct.Value().Call(quickjs.Value{}, o.number(), e.js.String(o.class), e.js.String(o.state.ID().String()), name)
 		return err
-	}, nil)
+	})
 	if err == nil {
 		err = o.await(ctx, func() bool { return true })
 	}
@@ -109,6 +111,7 @@ func (o *object) Init(ctx context.Context) error {
 // end lets go of the instance: the incarnation has ended.
 func (o *object) end() {
 	left := o.loop.end()
+	o.w.release(o.loop.takeImports())
 	o.loop.engine.remove(&o.loop)
 	// What is lost with its engine needs no letting go.
 	_ = o.loop.engine.enter(&entry{loop: &o.loop}, func() error {
@@ -142,8 +145,8 @@ func (o *object) lose(why error) {
 func (o *object) number() quickjs.Value { return quickjs.IntValue(o.loop.number) }
 
 // enter runs JavaScript for the object, in the turn of the event that ctx is of, and lets out what it has sent.
-func (o *object) enter(ctx context.Context, fn, then func() error) error {
-	return o.enterFor(&entry{loop: &o.loop, object: o, ctx: ctx}, fn, then)
+func (o *object) enter(ctx context.Context, fn func() error) error {
+	return o.enterFor(&entry{loop: &o.loop, object: o, ctx: ctx}, fn, nil)
 }
 
 func (o *object) enterFor(en *entry, fn, then func() error) error {
@@ -190,7 +193,7 @@ func (o *object) drive(ctx context.Context, done func() bool) error {
 		if err := o.state.EndSegment(ctx); err != nil {
 			return err
 		}
-		if err := o.enter(ctx, run, nil); err != nil {
+		if err := o.enter(ctx, run); err != nil {
 			js, ok := errors.AsType[*jsError](err)
 			if !ok {
 				return err
@@ -219,7 +222,7 @@ func (o *object) event(ctx context.Context, start func() (quickjs.Value, error),
 		o.loop.forget(ev)
 		return err
 	}
-	return o.enter(ctx, func() error { return ev.take(o.loop.engine, take) }, nil)
+	return o.enter(ctx, func() error { return ev.take(o.loop.engine, take) })
 }
 
 // keep has the object go on with what it has begun and nobody waits for.
@@ -258,19 +261,25 @@ func (o *object) Invoke(ctx context.Context, method string, args []byte) ([]byte
 	defer o.keep()
 	e := o.loop.engine
 	var reply []byte
+	o.last++
+	call, stubs := o.last, false
 	err := o.event(ctx, func() (quickjs.Value, error) {
 		if path, ok := isRead(method); ok {
 			return e.run.read.Value().Call(quickjs.Value{}, o.number(), e.js.String(path))
 		}
-		values, err := e.decode(args)
+		values, has, err := e.decodeArguments(args)
 		if err != nil {
 			return quickjs.Value{}, err
 		}
-		return e.run.call.Value().Call(quickjs.Value{}, o.number(), e.js.String(method), values)
+		stubs = has
+		return e.run.call.Value().Call(quickjs.Value{}, o.number(), e.js.String(method), values, quickjs.IntValue(call))
 	}, func(v quickjs.Value) (err error) {
 		reply, err = e.encodeMessage(v)
 		return err
 	})
+	if stubs {
+		err = errors.Join(err, o.endStubs(ctx, call))
+	}
 	if js, ok := errors.AsType[*jsError](err); ok {
 		o.loop.log.uncaught("in "+method, js)
 	}

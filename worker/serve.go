@@ -122,6 +122,7 @@ func (rq *request) end() {
 	if left := rq.loop.end(); len(left) > 0 {
 		_ = rq.enter(func() error { return runAll(left) })
 	}
+	rq.w.release(rq.loop.takeImports())
 	rq.loop.engine.remove(&rq.loop)
 }
 

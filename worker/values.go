@@ -20,7 +20,10 @@ func (w *Worker) since(date string) bool { return w.bundle.CompatibilityDate >= 
 
 // encode makes the bytes of a value that it is stored as.
 func (e *engine) encode(v quickjs.Value) ([]byte, error) {
-	raw, err := clone.Encode(e.js, v, clone.Options{})
+	raw, err := clone.Encode(e.js, v, clone.Options{Replace: func(v quickjs.Value) (quickjs.Value, bool, error) {
+		_, err := e.run.storable.Value().Call(undefined, v)
+		return undefined, false, err
+	}})
 	if errors.Is(err, clone.ErrTooLarge) {
 		return nil, quickjs.NewError("RangeError", "Values cannot be larger than %d bytes.", clone.ValueMax)
 	}
@@ -41,14 +44,23 @@ func (e *engine) encodeMessage(v quickjs.Value) ([]byte, error) {
 
 // decode makes a value of its bytes.
 func (e *engine) decode(raw []byte) (quickjs.Value, error) {
-	v, err := clone.Decode(e.js, raw, clone.Options{SizeMax: clone.MessageMax})
+	v, err := clone.Decode(e.js, raw, clone.Options{SizeMax: clone.MessageMax, Revive: func(v quickjs.Value) (quickjs.Value, error) { return e.revive(v, false) }})
 	return v, e.cloneError(err)
+}
+
+// decodeArguments is decode of a call's arguments. Stubs among them end with the call; it says whether there are any.
+func (e *engine) decodeArguments(raw []byte) (v quickjs.Value, stubs bool, err error) {
+	v, err = clone.Decode(e.js, raw, clone.Options{SizeMax: clone.MessageMax, Revive: func(v quickjs.Value) (quickjs.Value, error) {
+		stubs = true
+		return e.revive(v, true)
+	}})
+	return v, stubs, e.cloneError(err)
 }
 
 // replace is asked for what takes the place of a value that can't be sent as it is.
 func (e *engine) replace(v quickjs.Value) (quickjs.Value, bool, error) {
-	if v.IsFunction() {
-		return undefined, false, e.dataCloneError("Functions can't be sent to others in Holdfast yet.")
+	if stub, err := e.stubFor(v); err != nil || stub.Kind() != quickjs.Undefined {
+		return stub, err == nil, err
 	}
 	class, err := v.Get("constructor")
 	if err != nil {

@@ -343,9 +343,14 @@ func (w *jsonWriter) tagged(tag uint64) error {
 			_, n, _ := w.head()
 			return w.string(w.text(n))
 		}
+	case TagReplaced:
+		return errReplaced
 	}
 	return w.item()
 }
+
+// errReplaced says that a value is of use to workers alone.
+var errReplaced = errors.New("it is or has a function, an RpcTarget or a stub, which JSON can't have")
 
 // simple writes a simple value or a number with a fraction, of so many bytes.
 func (w *jsonWriter) simple(n uint64, size int) {

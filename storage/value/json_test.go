@@ -123,6 +123,12 @@ func TestToJSON(t *testing.T) {
 	if got, err := value.ToJSON(bomb); err != nil || len(got) > 64<<20 {
 		t.Errorf("a bomb becomes %d bytes, %v", len(got), err)
 	}
+	for _, in := range []string{"d99ea500", "81d99ea5816161", "a16161d99ea58100"} { // what stands for a function
+		item, _ := hex.DecodeString(in)
+		if got, err := value.ToJSON(item); err == nil {
+			t.Errorf("%s is %s", in, got)
+		}
+	}
 	if _, err := value.ToJSON([]byte{0x82, 1}); err == nil {
 		t.Error("what is cut off was taken")
 	}

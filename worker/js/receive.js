@@ -27,11 +27,17 @@ function first(instance, name, base) {
 }
 
 // next follows a further one, from what the worker has there.
-function next(holder, name) {
+export function next(holder, name) {
 	if (holder instanceof RpcTarget) return ofClass(holder, name, RpcTarget);
 	if (isStub(holder)) return holder[name];
-	if (typeof holder === 'object' && holder !== null && Object.hasOwn(holder, name)) return holder[name];
+	if ((typeof holder === 'object' && holder !== null || typeof holder === 'function') && Object.hasOwn(holder, name)) return holder[name];
 	throw missing(name);
+}
+
+// follow follows a path from what the worker has there.
+export async function follow(value, path) {
+	for (const name of path) value = await next(value, name);
+	return value;
 }
 
 // noRpc says why an instance can't be called.
@@ -78,7 +84,5 @@ function apply(value, holder, path, args) {
 export async function read(instance, base, method) {
 	check(instance, base);
 	const [name, ...rest] = pathOf(method);
-	let value = await first(instance, name, base);
-	for (const name of rest) value = await next(value, name);
-	return value;
+	return follow(await first(instance, name, base), rest);
 }

@@ -9,6 +9,7 @@ import { makeId, makeNamespace, toldName } from './ids.js';
 import { invoke, read } from './receive.js';
 import { defer, DurableObjectState, ExecutionContext } from './state.js';
 import { RpcStub } from './stub.js';
+import { begin, drop, end, invokePlace, isPlace, readPlace, replace, revive, storable } from './targets.js';
 
 const env = {};
 const exports = {};
@@ -63,11 +64,24 @@ export const runtime = {
 		limits.noAlarm = !has(Class, 'alarm');
 	},
 
-	drop: (o) => instances.delete(o),
+	drop(o) {
+		drop(o);
+		instances.delete(o);
+	},
 
-	call: (o, method, args) => invoke(instances.get(o), DurableObject, method, args),
+	// call calls a method. The stubs that came with its arguments end with ended, of the same number.
+	call(o, method, args, number) {
+		begin(o, number);
+		return isPlace(method) ? invokePlace(o, method, args) : invoke(instances.get(o), DurableObject, method, args);
+	},
 
-	read: (o, method) => read(instances.get(o), DurableObject, method),
+	ended: end,
+
+	read: (o, method) => (isPlace(method) ? readPlace(o, method) : read(instances.get(o), DurableObject, method)),
+
+	replace,
+	revive,
+	storable,
 
 	fetch(o, request) {
 		const instance = instances.get(o);

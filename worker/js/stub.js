@@ -7,7 +7,7 @@ import { host } from './host.js';
 const pathLengthMax = 64;
 
 // handlerOf is the name by which a proxy shows its handler, to this module alone.
-const handlerOf = Symbol('handler');
+export const handlerOf = Symbol('handler');
 
 function extend(path, name) {
 	if (path.length >= pathLengthMax) {
@@ -22,7 +22,7 @@ function methodOf(path) {
 }
 
 function escape(name) {
-	return /[%/?]/.test(name) ? name.replace(/[%/?]/g, (c) => '%' + c.charCodeAt(0).toString(16)) : name;
+	return /[%/?!]/.test(name) ? name.replace(/[%/?!]/g, (c) => '%' + c.charCodeAt(0).toString(16)) : name;
 }
 
 // pathOf is what methodOf was made of.
@@ -31,6 +31,14 @@ export function pathOf(method) {
 }
 
 const isPromiseMethod = (name) => name === 'then' || name === 'catch' || name === 'finally';
+
+// member is what has come has under a name.
+function member(value, name) {
+	if (!isStub(value) && !(typeof value === 'object' && value !== null && Object.hasOwn(value, name))) {
+		throw Object.assign(missing(name), { remote: true });
+	}
+	return value[name];
+}
 
 // A Coming is what will come, can be awaited, and has properties and methods that can be called before it is
 // there.
@@ -43,12 +51,7 @@ class Coming {
 	// value is what is at the path when it has come.
 	async value(path = this.path) {
 		let value = await this.promise;
-		for (const name of path) {
-			if (!isStub(value) && !(typeof value === 'object' && value !== null && Object.hasOwn(value, name))) {
-				throw Object.assign(missing(name), { remote: true });
-			}
-			value = await value[name];
-		}
+		for (const name of path) value = await member(value, name);
 		return value;
 	}
 
@@ -67,7 +70,9 @@ class Coming {
 		const call = async () => {
 			if (this.path.length === 0) return (await this.promise)(...args);
 			const holder = await this.value(this.path.slice(0, -1));
-			return holder[this.path.at(-1)](...args);
+			const callee = member(holder, this.path.at(-1));
+			if (typeof callee !== 'function') throw Object.assign(new TypeError(`"${this.path.join('.')}" is not a function.`), { remote: true });
+			return callee(...args);
 		};
 		return coming(call());
 	}
@@ -79,17 +84,41 @@ function dispose(promise) {
 	promise.then((v) => v?.[Symbol.dispose]?.(), () => {});
 }
 
-// A Remote is what a stub is a stub of.
+// A Remote is what a stub is a stub of: an object, or what it has at a place.
 class Remote {
 	#ns;
 	#id;
 	#name;
+	#place;
 	#broken;
 
-	constructor(ns, id, name) {
+	constructor(ns, id, name, place) {
 		this.#ns = ns;
 		this.#id = id;
 		this.#name = name;
+		this.#place = place;
+	}
+
+	// object is what another is told of the object that it is a stub of.
+	object() {
+		return this.#place === undefined ? [this.#ns, this.#id] : undefined;
+	}
+
+	// another is one of the same.
+	another() {
+		return new Remote(this.#ns, this.#id, this.#name, this.#place);
+	}
+
+	// end has every later call fail.
+	end(why) {
+		this.#broken ??= why;
+	}
+
+	// methodAt is the name of a method, or of what is read, at the place.
+	#methodAt(method) {
+		if (this.#place === undefined) return method;
+		if (method === '') return this.#place;
+		return method[0] === '?' ? `?${this.#place}/${method.slice(1)}` : `${this.#place}/${method}`;
 	}
 
 	// send makes a call. A stub whose object was reset or went away is of no use any more.
@@ -97,7 +126,7 @@ class Remote {
 		if (this.#broken) return Promise.reject(this.#broken);
 		let p;
 		try {
-			p = host.call(this.#ns, this.#id, this.#name, method, args);
+			p = host.call(this.#ns, this.#id, this.#name, this.#methodAt(method), args);
 		} catch (e) {
 			return Promise.reject(e);
 		}
@@ -141,6 +170,39 @@ class Property {
 	}
 }
 
+// Target is a stub of a function or an RpcTarget of an object's. What it holds it lets go of once.
+export class Target {
+	constructor(remote, held) {
+		this.remote = remote;
+		this.held = held; // shared by those that were made of each other
+		this.held.stubs++;
+	}
+
+	get(_target, name) {
+		if (name === handlerOf) return this;
+		if (name === Symbol.dispose) return () => this.dispose();
+		if (name === 'dup') return () => targetOf(this.remote.another(), this.held);
+		if (typeof name === 'symbol' || isPromiseMethod(name)) return undefined;
+		return new Proxy(function () {}, new Property(this.remote, [name]));
+	}
+
+	apply(_target, _this, args) {
+		return coming(this.remote.send('', args));
+	}
+
+	dispose() {
+		if (this.over) return;
+		this.over = true;
+		this.remote.end(new Error('RPC stub used after being disposed.'));
+		if (--this.held.stubs === 0) host.released(this.held.number);
+	}
+}
+
+const targetOf = (remote, held) => new Proxy(function () {}, new Target(remote, held));
+
+// makeTarget returns the stub of what an object has at a place; number is what Go holds it by.
+export const makeTarget = (ns, id, place, number) => targetOf(new Remote(ns, id, undefined, place), { number, stubs: 0 });
+
 // Fetcher is what stubs are instances of.
 export class Fetcher {
 	#remote;
@@ -159,6 +221,10 @@ export class Fetcher {
 	}
 
 	[Symbol.dispose]() {}
+
+	get [handlerOf]() {
+		return this.#remote;
+	}
 
 	static remoteOf(v) {
 		return typeof v === 'object' && v !== null && #remote in v ? v.#remote : undefined;
@@ -184,8 +250,11 @@ export function makeStub(ns, id) {
 	return new Proxy(f, wildcard);
 }
 
+// makeObject returns the stub of an object that was sent: it does not know what it is of.
+export const makeObject = (ns, id) => new Proxy(new Fetcher(new Remote(ns, id)), wildcard);
+
 // isStub says that the properties of a value are another's.
-export const isStub = (v) => (typeof v === 'object' || typeof v === 'function') && v !== null && (v[handlerOf] !== undefined || Fetcher.remoteOf(v) !== undefined);
+export const isStub = (v) => (typeof v === 'object' || typeof v === 'function') && v !== null && v[handlerOf] !== undefined;
 
 // RpcStub is there so that bundles load that import it.
 export class RpcStub {
