@@ -1,7 +1,7 @@
 # `make` alone says what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help check test sim differential fuzz chaos generate lint build image up down bench
+.PHONY: help check test sim programs differential fuzz chaos generate lint build image up down bench
 
 help: ## print this
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -17,6 +17,10 @@ FIRST ?= 1
 
 sim: ## simulate clusters from SEEDS seeds (20000), from FIRST (1) on, with BREAK=NAME on broken code
 	go test ./replica -v -count=1 -timeout 0 -run '^TestSimulation$$' -progress -seeds=$(SEEDS) -first=$(FIRST) $(if $(BREAK),-break=$(BREAK))
+
+programs: SEEDS = 200
+programs: ## run SEEDS random programs of storage calls (200), from FIRST (1) on, on one node and on three that are killed
+	go test ./test/conformance -v -count=1 -timeout 0 -run '^TestPrograms$$' -progress -programs=$(SEEDS) -first=$(FIRST)
 
 WORKERD_VERSION = 1.20261117.1
 

@@ -4,6 +4,9 @@
 // drops it between the steps of the test, and on a cluster of three in which the object has another owner
 // at each step.
 //
+// TestPrograms adds random programs of storage calls, transactions and alarms, on nodes in processes of their
+// own that are stopped and killed, and compares every answer with a model in memory.
+//
 // docs/conformance.md lists the facts beside the tests, those that mean nothing for a Go class with the
 // reason, and where Holdfast differs.
 package conformance

@@ -38,6 +38,9 @@ var limits = section{"Limits", []fact{
 		o := w.object()
 		o.must(func(_ context.Context, th *thing) error {
 			for i := range storage.MaxSegmentWrites {
+				if i == storage.MaxSegmentWrites-1 { // Of several at once nothing is written.
+					wantFault(t, actor.PutMany(th.Storage(), map[string]int{"over1": 1, "over2": 2}), fault.WriteSetTooLarge, "")
+				}
 				if err := actor.Put(th.Storage(), "k", i); err != nil {
 					return fmt.Errorf("write %d: %w", i, err)
 				}
@@ -49,6 +52,7 @@ var limits = section{"Limits", []fact{
 		large := make([]byte, 1<<20)
 		o.must(func(_ context.Context, th *thing) error {
 			wantValue(t, th, "k", storage.MaxSegmentWrites-1)
+			want(t, "keys", len(list(t, th, actor.ListOptions{})), 1)
 			for i := range 15 {
 				if err := actor.Put(th.Storage(), fmt.Sprint("large", i), large); err != nil {
 					return err

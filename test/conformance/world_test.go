@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -30,8 +31,16 @@ import (
 	holdfastv1 "github.com/holdfast-io/holdfast/proto/holdfast/v1"
 )
 
-// A probe that memberlist has under way when it is shut down ends some seconds later, by itself.
+// The program of the tests is that of their nodes too. A probe that memberlist has under way when it is shut down
+// ends some seconds later, by itself.
 func TestMain(m *testing.M) {
+	if cfg, ok := os.LookupEnv(nodeVariable); ok {
+		if err := beNode(cfg); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/hashicorp/memberlist.(*Memberlist).probeNode"))
 }
 
