@@ -34,6 +34,10 @@ type roleConfig struct {
 	Bootstrap   bool
 	Join        []string
 	MemoryLimit int64
+	// SnapshotRate in bytes a second; 0: the default.
+	SnapshotRate int
+	// MinFreeDisk in bytes; 0: the default.
+	MinFreeDisk int64
 	// Replicas; Addrs also of callers.
 	Self  uint64
 	Addrs map[uint64]string
@@ -165,6 +169,26 @@ func cpuOf(pid string) time.Duration {
 	return time.Duration(user+system) * 10 * time.Millisecond
 }
 
+// peak returns the most memory, in bytes, that the process has had resident since it was last asked.
+func (c *child) peak() (int64, error) {
+	dir := fmt.Sprintf("/proc/%d", c.cmd.Process.Pid)
+	raw, err := os.ReadFile(dir + "/status")
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(raw), "VmHWM:")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		return 0, fmt.Errorf("no VmHWM in %s/status", dir)
+	}
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	const resetPeak = "5"
+	return kib << 10, os.WriteFile(dir+"/clear_refs", []byte(resetPeak), 0)
+}
+
 // tail keeps the end of what is written.
 type tail struct {
 	mu  sync.Mutex
@@ -201,7 +225,7 @@ func serveRole(role string) error {
 		defer stop()
 	}
 	start, ok := map[string]func(roleConfig) (*server, error){
-		"echo": startEcho, "node": startNode, "lister": startLister, "replica": startReplica, "callers": startCallers,
+		"echo": startEcho, "node": startNode, "lister": startLister, "large": startLarge, "replica": startReplica, "callers": startCallers,
 	}[role]
 	if !ok {
 		return fmt.Errorf("no such role: %q", role)

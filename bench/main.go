@@ -31,6 +31,8 @@ type options struct {
 	callers    []int
 	only       string
 	alarms     int
+	objects    int
+	large      float64
 	rows       *regexp.Regexp
 	dir        string
 	cpuProfile string
@@ -51,8 +53,10 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "`times` that everything is measured; medians are printed")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how `long` each row is measured in each round")
 	flag.StringVar(&callers, "callers", "1,64,512", "`numbers` of callers, separated by commas")
-	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list, alarms")
+	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list, alarms; large and spread run only when they are named")
 	flag.IntVar(&o.alarms, "alarms", 100_000, "how `many` alarms are due at once, and wait, in the part alarms")
+	flag.IntVar(&o.objects, "objects", 100_000, "how `many` objects have data in the part memory")
+	flag.Float64Var(&o.large, "large", 1, "`GiB` of the object in the parts large (one node) and spread (three)")
 	flag.StringVar(&rows, "rows", "", "only the rows whose names match a regular `expression`, as in -rows 'echo|read'")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profiles of every server and of the callers into this `directory`")
@@ -72,8 +76,8 @@ func main() {
 		fmt.Fprintln(os.Stderr, "bench: -rows:", err)
 		os.Exit(2)
 	}
-	if o.rounds < 1 || o.length <= 0 || o.alarms < 1 || flag.NArg() > 0 {
-		fmt.Fprintln(os.Stderr, "bench: -rounds, -length and -alarms must be positive, and there are no arguments; see -help")
+	if o.rounds < 1 || o.length <= 0 || o.alarms < 1 || o.objects < 1 || o.large <= 0 || flag.NArg() > 0 {
+		fmt.Fprintln(os.Stderr, "bench: -rounds, -length, -alarms, -objects and -large must be positive, and there are no arguments; see -help")
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -104,10 +108,19 @@ func run(ctx context.Context, o options) error {
 		return b.overload()
 	}
 	for _, part := range []struct {
-		name string
-		run  func() error
-	}{{"one", b.oneNode}, {"three", b.threeNodes}, {"memory", b.memory}, {"list", b.list}, {"alarms", b.runAlarms}} {
-		if o.only != "" && !strings.Contains(","+o.only+",", ","+part.name+",") {
+		name    string
+		run     func() error
+		ifNamed bool
+	}{
+		{"one", b.oneNode, false},
+		{"three", b.threeNodes, false},
+		{"memory", b.memory, false},
+		{"list", b.list, false},
+		{"alarms", b.runAlarms, false},
+		{"large", b.large, true},
+		{"spread", b.spread, true},
+	} {
+		if (o.only != "" || part.ifNamed) && !strings.Contains(","+o.only+",", ","+part.name+",") {
 			continue
 		}
 		if err := part.run(); err != nil {

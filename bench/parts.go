@@ -296,16 +296,19 @@ func (b *bench) replicas() ([]*child, error) {
 }
 
 // until polls a condition.
-func (b *bench) until(ok func() (bool, error)) error {
+func (b *bench) until(ok func() (bool, error)) error { return b.within(startTimeout, ok) }
+
+// within is until for what may take so long.
+func (b *bench) within(limit time.Duration, ok func() (bool, error)) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(startTimeout); ; {
+	for end := time.Now().Add(limit); ; {
 		done, err := ok()
 		if done || err != nil {
 			return err
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("not after %v", startTimeout)
+			return fmt.Errorf("not after %v", limit)
 		}
 		select {
 		case <-tick.C:
@@ -336,7 +339,7 @@ func (b *bench) ownedElsewhere(conn *grpc.ClientConn, node string) ([]string, er
 
 // memory measures what objects cost in memory, and how fast they come back to it.
 func (b *bench) memory() error {
-	const objects = 100_000
+	objects := b.o.objects
 	sayf("memory: starting")
 	n, err := b.spawn(roleConfig{Role: "node", Name: "memory", Dir: filepath.Join(b.dir, "memory"), Bootstrap: true})
 	if err != nil {
@@ -367,6 +370,10 @@ func (b *bench) memory() error {
 			objects, err := b.objectsInMemory(n)
 			return objects <= 1, err // The cluster facts' own.
 		})
+	}
+	before, err := n.ask(request{})
+	if err != nil {
+		return err
 	}
 	if _, err := each(func(s counterv1.CounterClient) error {
 		_, err := s.Increment(b.ctx, &counterv1.IncrementRequest{})
@@ -402,12 +409,14 @@ func (b *bench) memory() error {
 	if err != nil {
 		return err
 	}
-	per := func(bytes uint64) float64 { return (float64(bytes) - float64(empty.HeapBytes)) / objects }
+	per := func(bytes, without uint64) float64 { return (float64(bytes) - float64(without)) / float64(objects) }
+	mib := func(bytes uint64) float64 { return float64(bytes) / (1 << 20) }
 	b.printf("\n## memory, %d objects that have data\n\n", objects)
-	b.printf("activations per second               %10.0f  (each a first read from disk, Go client, 256 callers)\n", objects/took.Seconds())
-	b.printf("heap per idle object in memory       %10.0f bytes  (%d in memory)\n", per(full.HeapBytes), inMemory)
+	b.printf("activations per second               %10.0f  (each a first read from disk, Go client, 256 callers)\n", float64(objects)/took.Seconds())
+	b.printf("heap per idle object in memory       %10.0f bytes  (%d in memory)\n", per(full.HeapBytes, empty.HeapBytes), inMemory)
 	b.printf("goroutines with the objects          %10d, without %d\n", full.Goroutines, after.Goroutines)
-	b.printf("heap per evicted object              %10.0f bytes\n", per(after.HeapBytes))
+	b.printf("heap per evicted object              %10.0f bytes\n", per(after.HeapBytes, before.HeapBytes))
+	b.printf("heap with the evicted objects        %10.1f MiB, %.1f MiB before there were any\n", mib(after.HeapBytes), mib(before.HeapBytes))
 	return nil
 }
 

@@ -71,6 +71,9 @@ func startNode(cfg roleConfig) (*server, error) { return serveNode(cfg, counter.
 // startLister serves a node with objects to be listed.
 func startLister(cfg roleConfig) (*server, error) { return serveNode(cfg, listedObjects()) }
 
+// startLarge serves a node with objects that are large.
+func startLarge(cfg roleConfig) (*server, error) { return serveNode(cfg, largeObjects()) }
+
 func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 	node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
@@ -80,7 +83,7 @@ func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 		Name: cfg.Name, DataDir: cfg.Dir, Bootstrap: cfg.Bootstrap, Join: cfg.Join,
 		GRPC: anyPort, Peer: anyPort, Gossip: anyPort, HTTP: anyPort, Admin: anyPort,
 		RingJoinAfter: 100 * time.Millisecond, LeaderStable: 200 * time.Millisecond,
-		MemoryLimit: cfg.MemoryLimit, Classes: []actor.Class{class, alarms.class()}, Logger: logger(),
+		MemoryLimit: cfg.MemoryLimit, SnapshotRate: cfg.SnapshotRate, MinFreeDisk: cfg.MinFreeDisk, Classes: []actor.Class{class, alarms.class()}, Logger: logger(),
 	})
 	if err != nil {
 		return nil, err
