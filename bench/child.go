@@ -47,7 +47,7 @@ type roleConfig struct {
 
 // ready is a server's first line.
 type ready struct {
-	GRPC, Gossip, Admin string
+	GRPC, Gossip, Admin, HTTP string
 }
 
 // request is a line to a server, and answer its answer.
@@ -225,7 +225,7 @@ func serveRole(role string) error {
 		defer stop()
 	}
 	start, ok := map[string]func(roleConfig) (*server, error){
-		"echo": startEcho, "node": startNode, "lister": startLister, "large": startLarge, "replica": startReplica, "callers": startCallers,
+		"echo": startEcho, "node": startNode, "lister": startLister, "large": startLarge, "replica": startReplica, "callers": startCallers, "worker": startWorker,
 	}[role]
 	if !ok {
 		return fmt.Errorf("no such role: %q", role)

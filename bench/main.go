@@ -36,6 +36,7 @@ type options struct {
 	rows       *regexp.Regexp
 	dir        string
 	cpuProfile string
+	workerd    string
 	overload   bool
 	verbose    bool
 }
@@ -53,10 +54,11 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 3, "`times` that everything is measured; medians are printed")
 	flag.DurationVar(&o.length, "length", 2*time.Second, "how `long` each row is measured in each round")
 	flag.StringVar(&callers, "callers", "1,64,512", "`numbers` of callers, separated by commas")
-	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list, alarms; large and spread run only when they are named")
+	flag.StringVar(&o.only, "only", "", "only the `parts` named, separated by commas: one, three, memory, list, alarms, workers; large and spread run only when they are named")
 	flag.IntVar(&o.alarms, "alarms", 100_000, "how `many` alarms are due at once, and wait, in the part alarms")
 	flag.IntVar(&o.objects, "objects", 100_000, "how `many` objects have data in the part memory")
 	flag.Float64Var(&o.large, "large", 1, "`GiB` of the object in the parts large (one node) and spread (three)")
+	flag.StringVar(&o.workerd, "workerd", "", "the workerd `binary` to compare with in the part workers (default: that of make differential)")
 	flag.StringVar(&rows, "rows", "", "only the rows whose names match a regular `expression`, as in -rows 'echo|read'")
 	flag.StringVar(&o.dir, "dir", "", "`directory` for the data, which decides the disk that is measured (default: the system's for temporary files)")
 	flag.StringVar(&o.cpuProfile, "cpuprofile", "", "write the CPU profiles of every server and of the callers into this `directory`")
@@ -117,6 +119,7 @@ func run(ctx context.Context, o options) error {
 		{"memory", b.memory, false},
 		{"list", b.list, false},
 		{"alarms", b.runAlarms, false},
+		{"workers", b.workers, false},
 		{"large", b.large, true},
 		{"spread", b.spread, true},
 	} {

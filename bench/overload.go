@@ -44,7 +44,7 @@ const (
 // with four times as many; then at what large requests from many callers do to its memory.
 func (b *bench) overload() error {
 	sayf("overload: starting three nodes of %d MiB each, and the callers", overloadMemory>>20)
-	nodes, err := b.clusterOf(overloadMemory)
+	nodes, err := b.clusterOf(roleConfig{Role: "node", MemoryLimit: overloadMemory})
 	if err != nil {
 		return err
 	}

@@ -229,23 +229,23 @@ func (b *bench) threeNodes() error {
 }
 
 // cluster starts three nodes and waits until every shard has three replicas and its owner.
-func (b *bench) cluster() ([]*child, error) { return b.clusterOf(0) }
+func (b *bench) cluster() ([]*child, error) { return b.clusterOf(roleConfig{Role: "node"}) }
 
-// clusterOf starts three nodes of so much memory, 0 for what there is.
-func (b *bench) clusterOf(memory int64) ([]*child, error) {
-	n1, err := b.spawn(roleConfig{Role: "node", Name: "n1", Dir: filepath.Join(b.dir, "n1"), Bootstrap: true, MemoryLimit: memory})
-	if err != nil {
-		return nil, err
-	}
-	nodes := []*child{n1}
-	for _, name := range []string{"n2", "n3"} {
-		n, err := b.spawn(roleConfig{Role: "node", Name: name, Dir: filepath.Join(b.dir, name), Join: []string{n1.ready.Gossip}, MemoryLimit: memory})
+// clusterOf starts three nodes of a role, and of so much memory.
+func (b *bench) clusterOf(as roleConfig) ([]*child, error) {
+	var nodes []*child
+	for i, name := range []string{"n1", "n2", "n3"} {
+		as.Name, as.Dir, as.Bootstrap = name, filepath.Join(b.dir, as.Role+"-"+name), i == 0
+		if i > 0 {
+			as.Join = []string{nodes[0].ready.Gossip}
+		}
+		n, err := b.spawn(as)
 		if err != nil {
 			return nil, err
 		}
 		nodes = append(nodes, n)
 	}
-	conn, err := dial(n1.ready.GRPC)
+	conn, err := dial(nodes[0].ready.GRPC)
 	if err != nil {
 		return nil, err
 	}

@@ -75,6 +75,11 @@ func startLister(cfg roleConfig) (*server, error) { return serveNode(cfg, listed
 func startLarge(cfg roleConfig) (*server, error) { return serveNode(cfg, largeObjects()) }
 
 func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
+	return serveLoaded(cfg, class, nil)
+}
+
+// serveLoaded serves a node with a class, and with workers if there is a loader for them.
+func serveLoaded(cfg roleConfig, class actor.Class, l node.Loader) (*server, error) {
 	node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
@@ -83,7 +88,7 @@ func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 		Name: cfg.Name, DataDir: cfg.Dir, Bootstrap: cfg.Bootstrap, Join: cfg.Join,
 		GRPC: anyPort, Peer: anyPort, Gossip: anyPort, HTTP: anyPort, Admin: anyPort,
 		RingJoinAfter: 100 * time.Millisecond, LeaderStable: 200 * time.Millisecond,
-		MemoryLimit: cfg.MemoryLimit, SnapshotRate: cfg.SnapshotRate, MinFreeDisk: cfg.MinFreeDisk, Classes: []actor.Class{class, alarms.class()}, Logger: logger(),
+		MemoryLimit: cfg.MemoryLimit, SnapshotRate: cfg.SnapshotRate, MinFreeDisk: cfg.MinFreeDisk, Classes: []actor.Class{class, alarms.class()}, Loader: l, Logger: logger(),
 	})
 	if err != nil {
 		return nil, err
@@ -94,7 +99,7 @@ func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 	}
 	a := n.Addresses()
 	return &server{
-		ready: ready{GRPC: a.GRPC, Gossip: a.Gossip, Admin: a.Admin},
+		ready: ready{GRPC: a.GRPC, Gossip: a.Gossip, Admin: a.Admin, HTTP: a.HTTP},
 		handle: func(r request) (answer, error) {
 			if r.Do == "alarms" {
 				return alarms.take(), nil

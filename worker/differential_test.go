@@ -5,18 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
+	"github.com/holdfast-io/holdfast/internal/workerd"
 	"github.com/holdfast-io/holdfast/worker/bundle"
 )
 
@@ -140,79 +137,13 @@ func differentialProject(t *testing.T, program string) string {
 	return dir
 }
 
-// startWorkerd runs a bundle on workerd until the test ends, and returns where. Its objects store in SQLite when sqlite,
-// and else they have the ids that Holdfast's have: workerd has no SQLite in memory, and makes file names of the key that
-// ids are made of.
-func startWorkerd(t *testing.T, workerd string, b *bundle.Bundle, sqlite bool) string {
+// startWorkerd runs a bundle on workerd until the test ends, and returns where.
+func startWorkerd(t *testing.T, binary string, b *bundle.Bundle, onDisk bool) string {
 	t.Helper()
-	dir := t.TempDir()
-	var free net.ListenConfig
-	l, err := free.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	p, err := workerd.Start(t.Context(), binary, t.TempDir(), b, onDisk)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	for name, content := range map[string]string{"index.js": string(b.Code), "config.capnp": workerdConfig(b, address, sqlite)} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.Mkdir(filepath.Join(dir, "objects"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), workerd, "serve", "config.capnp") //nolint:gosec // the tester's own
-	cmd.Dir = dir
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	eventually(t, "workerd listens", func() bool {
-		conn, err := net.Dial("tcp", address) //nolint:noctx // of this machine
-		if err == nil {
-			_ = conn.Close()
-		}
-		return err == nil
-	})
-	return "http://" + address
-}
-
-// workerdConfig has workerd run a bundle.
-func workerdConfig(b *bundle.Bundle, address string, sqlite bool) string {
-	storage, separator := "inMemory = void", "/"
-	if sqlite {
-		storage, separator = `localDisk = "disk"`, "-"
-	}
-	var namespaces, bindings []string
-	for _, class := range b.Classes {
-		namespaces = append(namespaces, fmt.Sprintf("(className = %q, uniqueKey = %q, enableSql = true)", class.Name, b.Name+separator+class.Name))
-	}
-	for _, binding := range b.Bindings {
-		bindings = append(bindings, fmt.Sprintf("(name = %q, durableObjectNamespace = %q)", binding.Name, binding.Class))
-	}
-	date := b.CompatibilityDate
-	if date == "" {
-		date = "2026-10-01"
-	}
-	slices.Sort(namespaces)
-	return fmt.Sprintf(`using Workerd = import "/workerd/workerd.capnp";
-const config :Workerd.Config = (
-	services = [(name = "main", worker = .main), (name = "disk", disk = (path = "objects", writable = true))],
-	sockets = [(name = "http", address = %q, http = (), service = "main")],
-);
-const main :Workerd.Worker = (
-	modules = [(name = "index.js", esModule = embed "index.js")],
-	compatibilityDate = %q,
-	durableObjectNamespaces = [%s],
-	durableObjectStorage = (%s),
-	bindings = [%s],
-);
-`, address, date, strings.Join(namespaces, ", "), storage, strings.Join(bindings, ", "))
+	t.Cleanup(p.Close)
+	return "http://" + p.Addr
 }

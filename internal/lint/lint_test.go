@@ -53,6 +53,7 @@ var allowed = map[string][]string{
 	"test/conformance":    {"*"},
 	"internal/lint":       {},
 	"internal/logtest":    {},
+	"internal/workerd":    {"worker/bundle"},
 
 	"worker/web/internal/webcrypto": {},
 
