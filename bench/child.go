@@ -171,22 +171,27 @@ func cpuOf(pid string) time.Duration {
 
 // peak returns the most memory, in bytes, that the process has had resident since it was last asked.
 func (c *child) peak() (int64, error) {
-	dir := fmt.Sprintf("/proc/%d", c.cmd.Process.Pid)
-	raw, err := os.ReadFile(dir + "/status")
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(raw), "VmHWM:")
-	fields := strings.Fields(rest)
-	if len(fields) == 0 {
-		return 0, fmt.Errorf("no VmHWM in %s/status", dir)
-	}
-	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	most, err := memoryOf(c.cmd.Process.Pid, "VmHWM")
 	if err != nil {
 		return 0, err
 	}
 	const resetPeak = "5"
-	return kib << 10, os.WriteFile(dir+"/clear_refs", []byte(resetPeak), 0)
+	return most, os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", c.cmd.Process.Pid), []byte(resetPeak), 0)
+}
+
+// memoryOf reads a line of /proc/PID/status, in bytes.
+func memoryOf(pid int, line string) (int64, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(raw), line+":")
+	fields := strings.Fields(rest)
+	if len(fields) == 0 {
+		return 0, fmt.Errorf("no %s of process %d", line, pid)
+	}
+	kib, err := strconv.ParseInt(fields[0], 10, 64)
+	return kib << 10, err
 }
 
 // tail keeps the end of what is written.

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -198,20 +197,11 @@ func (b *bench) workersFirst(c *counters, set string) (figures, error) {
 // resident returns the memory of the processes, in bytes.
 func (c *counters) resident() (total int64, err error) {
 	for _, pid := range c.pids {
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		bytes, err := memoryOf(pid, "VmRSS")
 		if err != nil {
 			return 0, err
 		}
-		_, rest, _ := strings.Cut(string(raw), "VmRSS:")
-		fields := strings.Fields(rest)
-		if len(fields) == 0 {
-			return 0, fmt.Errorf("no VmRSS of process %d", pid)
-		}
-		kib, err := strconv.ParseInt(fields[0], 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		total += kib << 10
+		total += bytes
 	}
 	return total, nil
 }
