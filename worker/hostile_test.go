@@ -109,7 +109,7 @@ func hostileWorld(t *testing.T, config func(*worker.Config)) *world {
 	}
 	return newWorld(t, hostileTests, also("kind", kindTests), func(w *world) {
 		w.config = config
-		w.bundles[1].Bindings = append(w.bundles[1].Bindings, bundle.Binding{Name: "GO", Class: "Go", Worker: worker.GoWorker})
+		w.bundles[1].Bindings = append(w.bundles[1].Bindings, bundle.Binding{Name: "GO", Class: "Go", Worker: bundle.GoWorker})
 		w.classes = []actor.Class{actor.NewDynamicClass("Go", func(*actor.State) actor.Dynamic { return &goCounter{} })}
 	})
 }

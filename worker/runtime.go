@@ -181,13 +181,10 @@ func (e *engine) bindings() (namespaces, vars, classes quickjs.Value, err error)
 	return namespaces, vars, classes, nil
 }
 
-// GoWorker is the script_name of bindings to the Go classes of the cluster.
-const GoWorker = "holdfast:go"
-
 // classOf is the full name of the class that a binding is to.
 func classOf(b *bundle.Bundle, binding bundle.Binding) string {
 	switch binding.Worker {
-	case GoWorker:
+	case bundle.GoWorker:
 		return binding.Class
 	case "":
 		return b.Name + "/" + binding.Class

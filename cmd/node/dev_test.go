@@ -334,6 +334,35 @@ func TestDevRunsWhatChanges(t *testing.T) { // not parallel: it tunes the proces
 	}
 }
 
+// A worker calls the Go classes of its cluster, with values as JSON has them.
+func TestWorkersCallGoClasses(t *testing.T) { // not parallel: it tunes the process's garbage collector
+	project := t.TempDir()
+	for name, text := range map[string]string{
+		"wrangler.toml": "name = \"till\"\nmain = \"index.ts\"\ncompatibility_date = \"2026-04-01\"\n[[durable_objects.bindings]]\nname = \"COUNTER\"\nclass_name = \"Counter\"\nscript_name = \"holdfast:go\"\n",
+		"index.ts":      "export default { async fetch(_request, env) { return Response.json(await env.COUNTER.getByName(\"x\").Increment({ amount: 5 })); } };\n",
+	} {
+		if err := os.WriteFile(filepath.Join(project, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d := startDev(t, filepath.Join(t.TempDir(), "data"), project)
+	if code, out, errs := d.run("call", "Counter", "x", "Increment"); code != 0 || out != `{"value":"1"}`+"\n" {
+		t.Errorf("exit status %d: %s%s", code, out, errs)
+	}
+	resp, err := http.Get("http://" + d.http) //nolint:noctx // it is answered at once
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer http.DefaultClient.CloseIdleConnections()
+	defer func() { _ = resp.Body.Close() }()
+	if body, err := io.ReadAll(resp.Body); err != nil || string(body) != `{"value":"6"}` {
+		t.Errorf("served %q, %v", body, err)
+	}
+	if code, stderr := d.stop(); code != 0 {
+		t.Errorf("exit status %d: %s", code, stderr)
+	}
+}
+
 // history lists what the worker "shop" has run, with a line of headings.
 func (d *dev) history() string {
 	d.t.Helper()

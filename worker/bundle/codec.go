@@ -191,7 +191,7 @@ func (b *Bundle) checkEnv() error {
 			return fmt.Errorf("bindings: env has two things of the name %q", d.Name)
 		case d.Worker == "" && !b.HasClass(d.Class):
 			return fmt.Errorf("bindings: %q is bound to the class %q, which the worker does not have", d.Name, d.Class)
-		case d.Worker != "" && (!workerName.MatchString(d.Worker) || len(d.Worker) > nameBytesMax || d.Worker == b.Name):
+		case d.Worker != "" && d.Worker != GoWorker && (!workerName.MatchString(d.Worker) || len(d.Worker) > nameBytesMax || d.Worker == b.Name):
 			return fmt.Errorf("bindings: %q: %.*q is no name of another worker", d.Name, nameBytesMax, d.Worker)
 		}
 		seen[d.Name] = true

@@ -188,6 +188,9 @@ func (c *Config) readCompatibility(r *reader, v *view) {
 	}
 }
 
+// GoWorker is the script_name of bindings to the Go classes of the cluster.
+const GoWorker = "holdfast:go"
+
 func (c *Config) readBindings(r *reader, v *view) {
 	n, ok := v.get("durable_objects")
 	if !ok {
@@ -203,18 +206,23 @@ func (c *Config) readBindings(r *reader, v *view) {
 		out := Binding{Name: r.required(b.path, f, "name"), Class: r.required(b.path, f, "class_name"), Worker: r.text(f["script_name"])}
 		checkClassName(r, f["class_name"].path, out.Class)
 		if env, ok := f["environment"]; ok {
-			if out.Worker == "" {
+			switch out.Worker {
+			case "":
 				r.failf(env.path, `needs "script_name" beside it: it says which environment of another worker is meant`)
-			} else {
+			case GoWorker:
+				r.failf(env.path, "the Go classes of a cluster have no environments")
+			default:
 				out.Worker += "-" + r.text(env)
 			}
 		}
 		if out.Worker == c.Name {
 			out.Worker = ""
 		}
-		if out.Worker == "" {
+		switch out.Worker {
+		case "":
 			c.classPlaces[out.Class] = child(b.path, "class_name")
-		} else {
+		case GoWorker:
+		default:
 			checkWorkerName(r, f["script_name"].path, out.Worker)
 		}
 		c.Bindings = append(c.Bindings, out)

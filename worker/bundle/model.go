@@ -47,7 +47,7 @@ type Class struct {
 type Binding struct {
 	Name  string `cbor:"1,keyasint,omitempty"` // of the property of env
 	Class string `cbor:"2,keyasint,omitempty"`
-	// Worker is the one that has the class; empty for this one.
+	// Worker is the one that has the class; empty for this one, and GoWorker for the Go classes of the cluster.
 	Worker string `cbor:"3,keyasint,omitempty"`
 }
 
