@@ -39,6 +39,12 @@ export class T extends DurableObject {
 		this.held = await peer.cell();
 		return [await this.held.add(1), await peer.since()];
 	}
+	async stay() {
+		await this.hold();
+		while (!this.told) await scheduler.wait(5);
+	}
+	stays() { return this.held !== undefined; }
+	tell() { this.told = true; }
 	async another() { this.more = await this.env.T.getByName(this.ctx.id.name + ' peer').cell(); }
 	held2() { return this.held.add(1); }
 	abortPeer() { return this.env.T.getByName(this.ctx.id.name + ' peer').aborts().catch(() => {}); }
@@ -110,14 +116,15 @@ func TestStubsKeepObjects(t *testing.T) {
 	since := func() any { return w.ok("T", "a peer", "since") }
 	made := since()
 	eventually(t, "an object that nobody calls leaves", func() bool { <-time.After(100 * time.Millisecond); return since() != made })
-	w.ok("T", "a", "hold") // Until it leaves, which it does when nobody calls it.
+	stayed := make(chan any, 1)
+	go func() { stayed <- w.ok("T", "a", "stay") }() // In memory, with the stub, until it is told.
+	eventually(t, "the other has a stub", func() bool { return w.ok("T", "a", "stays") == true })
 	made = since()
-	for range 30 {
-		w.ok("T", "a", "since")
-		<-time.After(10 * time.Millisecond)
-	}
+	<-time.After(500 * time.Millisecond) // Ten times what an object that nobody calls is given.
 	if since() != made {
 		t.Error("an object left that another has a stub of")
 	}
+	w.ok("T", "a", "tell")
+	<-stayed
 	eventually(t, "it leaves when the other has", func() bool { <-time.After(150 * time.Millisecond); return since() != made })
 }
