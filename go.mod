@@ -37,7 +37,7 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20261104224025-d1e00e9f33ab
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
-	modernc.org/libc v1.79.0
+	modernc.org/libc v1.81.0
 	modernc.org/libquickjs v0.14.0
 	modernc.org/memory v1.12.1
 )
