@@ -146,7 +146,7 @@ func (o *object) fetch(ctx context.Context, args []byte) ([]byte, error) {
 		if err != nil {
 			return undefined, err
 		}
-		request, _, err := e.platform.Request(m.head(), web.Body{Bytes: m.Body})
+		request, err := e.platform.Request(m.head(), web.Body{Bytes: m.Body})
 		if err != nil {
 			return undefined, err
 		}

@@ -206,18 +206,18 @@ func (rq *request) answer(rw http.ResponseWriter, r *http.Request) (head *web.He
 		head, body, err = e.platform.Take(v)
 		return err
 	}
-	var abort *quickjs.Ref
-	defer func() { abort.Free() }()
+	var request *quickjs.Ref
+	defer func() { request.Free() }()
 	en := &entry{loop: &rq.loop}
 	ev, fn, then := rq.loop.event(en, func() (quickjs.Value, error) {
-		request, abortIt, err := e.platform.Request(headOf(r), in)
+		made, err := e.platform.Request(headOf(r), in)
 		if err == nil {
-			abort, err = abortIt.Keep()
+			request, err = made.Keep()
 		}
 		if err != nil {
 			return undefined, err
 		}
-		return e.run.serve.Value().Call(undefined, request)
+		return e.run.serve.Value().Call(undefined, made)
 	}, take)
 	if err := e.enter(en, fn, then); err != nil || ev.promise == nil {
 		return head, body, err
@@ -225,10 +225,7 @@ func (rq *request) answer(rw http.ResponseWriter, r *http.Request) (head *web.He
 	err = rq.drive(r.Context(), func() bool { return ev.settled })
 	if r.Context().Err() != nil {
 		// The client has gone. The worker may want to know; what it has deferred goes on.
-		_ = rq.enter(func() error {
-			_, err := abort.Value().Call(undefined)
-			return err
-		})
+		_ = rq.enter(func() error { return e.platform.Abort(request.Value()) })
 	}
 	if err != nil {
 		rq.loop.forget(ev)

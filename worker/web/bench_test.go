@@ -66,7 +66,7 @@ func BenchmarkMessage(b *testing.B) {
 			for b.Loop() {
 				var promise quickjs.Value
 				if err := l.engine.Enter(func() error {
-					request, _, err := l.web.Request(head, web.Body{Bytes: []byte(`{"n":1}`)})
+					request, err := l.web.Request(head, web.Body{Bytes: []byte(`{"n":1}`)})
 					if err != nil {
 						return err
 					}

@@ -9,13 +9,13 @@ import (
 
 // functions are what platform.js returns for Go to call.
 type functions struct {
-	dropTimer, fireTimer, giveMessage, newEvent, nodeModule, pump, rejectOperation, resolveOperation, takeRequest, takeResponse, unhandledRejection *quickjs.Ref
+	abortRequest, dropTimer, fireTimer, giveMessage, newEvent, nodeModule, pump, rejectOperation, resolveOperation, takeRequest, takeResponse, unhandledRejection *quickjs.Ref
 }
 
 // refs are the functions by their names in JavaScript.
 func (f *functions) refs() map[string]**quickjs.Ref {
 	return map[string]**quickjs.Ref{
-		"dropTimer": &f.dropTimer, "fireTimer": &f.fireTimer, "giveMessage": &f.giveMessage, "newEvent": &f.newEvent, "nodeModule": &f.nodeModule, "pump": &f.pump,
+		"abortRequest": &f.abortRequest, "dropTimer": &f.dropTimer, "fireTimer": &f.fireTimer, "giveMessage": &f.giveMessage, "newEvent": &f.newEvent, "nodeModule": &f.nodeModule, "pump": &f.pump,
 		"rejectOperation": &f.rejectOperation, "resolveOperation": &f.resolveOperation, "takeRequest": &f.takeRequest,
 		"takeResponse": &f.takeResponse, "unhandledRejection": &f.unhandledRejection,
 	}

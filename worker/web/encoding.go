@@ -119,8 +119,20 @@ func unhex(c byte) int {
 	}
 }
 
+func isASCII[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
+}
+
 // latin1 is the bytes of a string whose characters are all below 256.
 func latin1(s string) ([]byte, bool) {
+	if isASCII(s) {
+		return []byte(s), true
+	}
 	out := make([]byte, 0, len(s))
 	for _, r := range s {
 		if r > 0xff {
@@ -133,6 +145,9 @@ func latin1(s string) ([]byte, bool) {
 
 // fromLatin1 is the string with one character for each byte.
 func fromLatin1(b []byte) string {
+	if isASCII(b) {
+		return string(b)
+	}
 	var out strings.Builder
 	out.Grow(len(b))
 	for _, c := range b {

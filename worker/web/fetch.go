@@ -15,7 +15,7 @@ var errAborted = named("AbortError", errors.New("The operation was aborted.")) /
 // fetch starts a request. It returns the number of the stream that its body is to be written to, if it is
 // streamed.
 func (p *Platform) fetch(op int64, head string, body []byte, hostStream int64, streamed bool) (int64, error) {
-	h, err := unmarshalHead(head)
+	h, err := parseHead(head)
 	if err != nil {
 		return 0, err
 	}
@@ -71,11 +71,8 @@ func (p *Platform) beginFetch(ctx context.Context, id int64, r *outbound.Request
 
 // answer hands a response to JavaScript. Its context ends with its body.
 func (p *Platform) answer(id int64, resp *outbound.Response) error {
-	h := &Head{
-		Status: resp.Status, StatusText: resp.StatusText, URL: resp.URL, Redirected: resp.Redirected,
-		Header: resp.Header, Length: resp.Length,
-	}
-	head, err := h.marshal()
+	h := &Head{Header: resp.Header}
+	headers, err := h.headerText()
 	var stream int64
 	if err == nil {
 		stream, err = p.streams.addReader(&fetchBody{ReadCloser: resp.Body, fetches: &p.fetches, id: id})
@@ -84,7 +81,9 @@ func (p *Platform) answer(id int64, resp *outbound.Response) error {
 		p.fetches.end(id, err)
 		return p.reject(id, err)
 	}
-	return p.resolve(id, []any{head, nil, stream})
+	return p.resolve(id, []any{
+		resp.Status, fromLatin1([]byte(resp.StatusText)), resp.URL, resp.Redirected, headers, resp.Length, nil, stream,
+	})
 }
 
 // fetches are the requests under way, to the end of the response's body, by the numbers of their operations.

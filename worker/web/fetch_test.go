@@ -132,7 +132,7 @@ func TestMessages(t *testing.T) {
 			var v quickjs.Value
 			var err error
 			if head.Method != "" {
-				v, _, err = to.web.Request(head, body)
+				v, err = to.web.Request(head, body)
 			} else {
 				v, err = to.web.Response(head, body)
 			}
@@ -151,15 +151,14 @@ func TestClientGoesAndWrongTypes(t *testing.T) {
 	t.Parallel()
 	l := newLoop(t)
 	l.enter(func() error {
-		request, abort, err := l.web.Request(&web.Head{Method: "GET", URL: "https://a.example/", Length: -1}, web.Body{})
+		request, err := l.web.Request(&web.Head{Method: "GET", URL: "https://a.example/", Length: -1}, web.Body{})
 		if err != nil {
 			return err
 		}
 		if err := l.engine.Global().Set("request", request); err != nil {
 			return err
 		}
-		_, err = abort.Call(quickjs.Value{})
-		return err
+		return l.web.Abort(request)
 	})
 	l.want(`[new Request(request, {method: "PUT"}).signal.aborted, request.clone().signal.aborted, new Request(request, {signal: null}).signal.aborted]`, `[true,true,false]`)
 	l.want(`[request.signal.aborted, request.signal.reason.name]`, `[true,"AbortError"]`)

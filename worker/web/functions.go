@@ -34,6 +34,16 @@ func (a args) bytes(i int) []byte { return arg[[]byte](a, i) }
 func (a args) int(i int) int64    { return int64(arg[float64](a, i)) }
 func (a args) bool(i int) bool    { return arg[bool](a, i) }
 
+// content is an argument that is bytes or their text.
+func (a args) content(i int) []byte {
+	if i < len(a) {
+		if text, ok := a[i].(string); ok {
+			return []byte(text)
+		}
+	}
+	return a.bytes(i)
+}
+
 // orNull is what url.js and encoding.js expect of a function that says with null that something is not valid.
 func orNull(s string, ok bool) any {
 	if !ok {
@@ -77,7 +87,7 @@ var hostFunctions = map[string]func(*Platform, args) (any, error){
 		return subtle.ConstantTimeCompare(a.bytes(0), a.bytes(1)) == 1, nil
 	},
 	"fetch": func(p *Platform, a args) (any, error) {
-		return p.fetch(a.int(0), a.str(1), a.bytes(2), a.int(3), a.bool(4))
+		return p.fetch(a.int(0), a.str(1), a.content(2), a.int(3), a.bool(4))
 	},
 	"freeCoder": func(p *Platform, a args) (any, error) { p.coders.free(a.int(0)); return nil, nil },
 	"log":       func(p *Platform, a args) (any, error) { p.host.Log(Level(a.int(0)), a.str(1)); return nil, nil },

@@ -1,9 +1,10 @@
 package web
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 )
 
 // Head is that of a request (Method to Redirect) or of a response (Status to Redirected); URL and Header are of
@@ -33,56 +34,52 @@ type Body struct {
 	Stream io.ReadCloser
 }
 
-// wireHead is a Head as fetch.js reads and writes it. Values of headers are strings whose characters are bytes.
-type wireHead struct {
-	Method     string   `json:"method,omitempty"`
-	URL        string   `json:"url,omitempty"`
-	Redirect   string   `json:"redirect,omitempty"`
-	Status     int      `json:"status,omitempty"`
-	StatusText string   `json:"statusText,omitempty"`
-	Redirected bool     `json:"redirected,omitempty"`
-	EncodeBody string   `json:"encodeBody,omitempty"`
-	Headers    []string `json:"headers"`
-	Length     *int64   `json:"length,omitempty"`
+// headerText is what fetch.js reads headers from: names and values, with line feeds between them. Their characters
+// are bytes.
+func (h *Head) headerText() (string, error) {
+	for _, s := range h.Header {
+		if strings.ContainsRune(s, '\n') {
+			return "", &jsError{"TypeError", fmt.Errorf("a header has a line feed in it: %q", s)}
+		}
+	}
+	return fromLatin1([]byte(strings.Join(h.Header, "\n"))), nil
 }
 
-func (h *Head) marshal() (string, error) {
-	w := wireHead{
-		Method: h.Method, URL: h.URL, Redirect: h.Redirect, Status: h.Status, StatusText: fromLatin1([]byte(h.StatusText)),
-		Redirected: h.Redirected, EncodeBody: h.EncodeBody, Headers: make([]string, len(h.Header)),
-	}
-	for i, s := range h.Header {
-		w.Headers[i] = fromLatin1([]byte(s))
-	}
-	if h.Length >= 0 {
-		w.Length = &h.Length
-	}
-	text, err := json.Marshal(w)
-	return string(text), err
-}
+// The lines of what fetch.js gives for a head: these, and then names and values of headers.
+const (
+	lineMethod = iota
+	lineURL
+	lineRedirect
+	lineStatus
+	lineStatusText
+	lineRedirected
+	lineEncodeBody
+	lineLength
+	lineHeaders
+)
 
-func unmarshalHead(text string) (*Head, error) {
-	var w wireHead
-	if err := json.Unmarshal([]byte(text), &w); err != nil {
-		return nil, fmt.Errorf("head of a message: %w", err)
+// parseHead reads what fetch.js gives for a head: its characters are bytes. It is only wrong where a worker has changed what
+// fetch.js leans on.
+func parseHead(text string) (*Head, error) {
+	bytes, ok := latin1(text)
+	lines := strings.Split(string(bytes), "\n")
+	if !ok || len(lines) < lineHeaders || (len(lines)-lineHeaders)%2 != 0 {
+		return nil, fmt.Errorf("%.1000q is no head of a message", text)
 	}
 	h := &Head{
-		Method: w.Method, URL: w.URL, Redirect: w.Redirect, Status: w.Status, Redirected: w.Redirected, EncodeBody: w.EncodeBody,
-		Header: make([]string, len(w.Headers)), Length: -1,
+		Method: lines[lineMethod], URL: lines[lineURL], Redirect: lines[lineRedirect], StatusText: lines[lineStatusText],
+		Redirected: lines[lineRedirected] != "", EncodeBody: lines[lineEncodeBody], Header: lines[lineHeaders:], Length: -1,
 	}
-	for i, s := range append(w.Headers, w.StatusText) {
-		b, ok := latin1(s)
-		if !ok {
-			return nil, fmt.Errorf("head of a message: %q is no string of bytes", s)
-		}
-		if i < len(h.Header) {
-			h.Header[i] = string(b)
-		} else {
-			h.StatusText = string(b)
+	var err error
+	if s := lines[lineStatus]; s != "" {
+		if h.Status, err = strconv.Atoi(s); err != nil {
+			return nil, fmt.Errorf("status of a message: %w", err)
 		}
 	}
-	if w.Length != nil {
-		h.Length = *w.Length
+	if s := lines[lineLength]; s != "" {
+		if h.Length, err = strconv.ParseInt(s, 10, 64); err != nil {
+			return nil, fmt.Errorf("length of a message: %w", err)
+		}
 	}
 	return h, nil
 }

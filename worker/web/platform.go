@@ -134,27 +134,33 @@ func (p *Platform) call(f *quickjs.Ref, args ...quickjs.Value) error {
 	return err
 }
 
-// Request makes a Request of what arrived. abort is a function of JavaScript's that aborts its signal: for when the
-// client has gone. The platform owns a stream of body from then on, also when there is an error.
-func (p *Platform) Request(head *Head, body Body) (request, abort quickjs.Value, err error) {
-	out, err := p.take(p.js.takeRequest, head, body)
-	if err != nil {
-		return quickjs.Value{}, quickjs.Value{}, err
-	}
-	if request, err = out.Get("request"); err != nil {
-		return quickjs.Value{}, quickjs.Value{}, err
-	}
-	abort, err = out.Get("abort")
-	return request, abort, err
+// Request makes a Request of what arrived. The platform owns a stream of body from then on, also when there is an error.
+func (p *Platform) Request(head *Head, body Body) (quickjs.Value, error) {
+	return p.made(head, body, func(headers quickjs.Value, rest []quickjs.Value) (quickjs.Value, error) {
+		e := p.engine
+		return p.js.takeRequest.Value().Call(quickjs.Value{}, append([]quickjs.Value{
+			e.String(head.Method), e.String(head.URL), e.String(head.Redirect), headers,
+		}, rest...)...)
+	})
 }
+
+// Abort aborts the signal of a Request that Request has made: the client has gone.
+func (p *Platform) Abort(request quickjs.Value) error { return p.call(p.js.abortRequest, request) }
 
 // Response makes a Response of what arrived. The platform owns a stream of body from then on, also when there is an
 // error.
 func (p *Platform) Response(head *Head, body Body) (quickjs.Value, error) {
-	return p.take(p.js.takeResponse, head, body)
+	return p.made(head, body, func(headers quickjs.Value, rest []quickjs.Value) (quickjs.Value, error) {
+		e := p.engine
+		return p.js.takeResponse.Value().Call(quickjs.Value{}, append([]quickjs.Value{
+			quickjs.IntValue(int64(head.Status)), e.String(fromLatin1([]byte(head.StatusText))), e.String(head.URL),
+			quickjs.BoolValue(head.Redirected), headers,
+		}, rest...)...)
+	})
 }
 
-func (p *Platform) take(f *quickjs.Ref, head *Head, body Body) (quickjs.Value, error) {
+// made has a message made of what arrived: of its headers, and the rest, which is length, bytes and stream.
+func (p *Platform) made(head *Head, body Body, message func(headers quickjs.Value, rest []quickjs.Value) (quickjs.Value, error)) (quickjs.Value, error) {
 	var id int64
 	if body.Stream != nil {
 		var err error
@@ -162,23 +168,19 @@ func (p *Platform) take(f *quickjs.Ref, head *Head, body Body) (quickjs.Value, e
 			return quickjs.Value{}, err
 		}
 	}
-	out, err := p.takeMessage(f, head, body.Bytes, id)
+	headers, err := head.headerText()
+	var out quickjs.Value
+	if err == nil {
+		bytes := quickjs.NullValue()
+		if body.Bytes != nil {
+			bytes = p.engine.Bytes(body.Bytes)
+		}
+		out, err = message(p.engine.String(headers), []quickjs.Value{quickjs.IntValue(head.Length), bytes, quickjs.IntValue(id)})
+	}
 	if err != nil {
 		p.cancelRead(id)
 	}
 	return out, err
-}
-
-func (p *Platform) takeMessage(f *quickjs.Ref, head *Head, body []byte, stream int64) (quickjs.Value, error) {
-	text, err := head.marshal()
-	if err != nil {
-		return quickjs.Value{}, err
-	}
-	bytes := quickjs.NullValue()
-	if body != nil {
-		bytes = p.engine.Bytes(body)
-	}
-	return f.Value().Call(quickjs.Value{}, p.engine.String(text), bytes, quickjs.IntValue(stream))
 }
 
 // Take takes a Request or Response of JavaScript's apart, to send it elsewhere. Its body counts as used from then on.
@@ -199,7 +201,7 @@ func (p *Platform) Take(message quickjs.Value) (*Head, Body, error) {
 	if err != nil {
 		return nil, Body{}, err
 	}
-	head, err := unmarshalHead(text)
+	head, err := parseHead(text)
 	if err != nil {
 		return nil, Body{}, err
 	}
@@ -211,7 +213,11 @@ func (p *Platform) Take(message quickjs.Value) (*Head, Body, error) {
 }
 
 func (p *Platform) bodyOf(bytes, hostStream, stream quickjs.Value) (Body, error) {
-	if !bytes.IsNullish() {
+	switch {
+	case bytes.Kind() == quickjs.String:
+		text, err := bytes.Text()
+		return Body{Bytes: []byte(text)}, err
+	case !bytes.IsNullish():
 		b, err := bytes.Bytes()
 		if b == nil {
 			b = []byte{}

@@ -18,8 +18,11 @@ const (
 var authority = regexp.MustCompile(`^[\x00-\x20]*(?i:(?:https?|wss?|ftp|file):[/\\\s]*|[a-z][a-z0-9+.\s-]*:\s*/[/\s]*|[/\\\s]+)([^/?#]*)`)
 
 func tooLong(input string) bool {
-	if len(input) > urlBytesMax {
+	switch {
+	case len(input) > urlBytesMax:
 		return true
+	case len(input) <= credentialsBytesMax:
+		return false
 	}
 	m := authority.FindStringSubmatch(input)
 	return m != nil && strings.LastIndexByte(m[1], '@') > credentialsBytesMax

@@ -1097,9 +1097,13 @@ Content-Type: ${type}\r
       return copy.length = this.length, this.source !== null ? copy.source = this.source : [this.stream, copy.stream] = chunk("streams").teeBytes(this.open()), copy;
     }
   }, sources = /* @__PURE__ */ new WeakMap();
-  function hostBody(id, length) {
+  function bodyFromHost(bytes, stream, length) {
+    if (bytes !== null)
+      return memoryBody(bytes);
+    if (stream === 0)
+      return null;
     let state = new BodyState();
-    return state.hostStream = id, state.length = length, state;
+    return state.hostStream = stream, state.length = length < 0 ? void 0 : length, state;
   }
   function memoryBody(source) {
     let state = new BodyState();
@@ -1130,23 +1134,35 @@ Content-Type: ${type}\r
     }
     return [memoryBody(`${init}`.toWellFormed()), "text/plain;charset=UTF-8"];
   }
-  var raw = (data) => typeof data == "string" ? utf8(data) : data, asBytes = (data) => typeof data == "string" ? utf8(data) : data.slice(), asText = (data) => typeof data != "string" ? fromUTF8(data) : data.charCodeAt(0) === 65279 ? data.slice(1) : data, stateOf, setState, Body = class {
+  var raw = (data) => typeof data == "string" ? utf8(data) : data, asBytes = (data) => typeof data == "string" ? utf8(data) : data.slice(), asText = (data) => typeof data != "string" ? fromUTF8(data) : data.charCodeAt(0) === 65279 ? data.slice(1) : data, sent = /* @__PURE__ */ Symbol("sent"), stateOf, setState, takeText, Body = class {
     #state = null;
     static {
-      stateOf = (body) => body.#state, setState = (body, state) => {
+      stateOf = (body) => {
+        if (typeof body.#state == "string" || body.#state === sent) {
+          let state = memoryBody(body.#state === sent ? "" : body.#state);
+          state.used = body.#state === sent, body.#state = state;
+        }
+        return body.#state;
+      }, setState = (body, state) => {
         body.#state = state;
+      }, takeText = (body) => {
+        let text = body.#state;
+        if (typeof text == "string")
+          return body.#state = sent, text;
       };
     }
     get body() {
-      return this.#state === null ? null : this.#state.open();
+      let state = stateOf(this);
+      return state === null ? null : state.open();
     }
     get bodyUsed() {
-      return this.#state !== null && this.#state.disturbed;
+      let state = stateOf(this);
+      return state !== null && state.disturbed;
     }
     // The result is of a string or bytes. What is in memory goes through one promise only.
     #read(convert) {
       try {
-        let data = this.#state === null ? "" : this.#state.consume();
+        let state = stateOf(this), data = state === null ? "" : state.consume();
         return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
       } catch (e) {
         return Promise.reject(e);
@@ -1174,13 +1190,16 @@ Content-Type: ${type}\r
   idl(Body);
   var bodyState = (body) => stateOf(body), setBodyState = (body, state) => setState(body, state);
   function bodyOut(body) {
+    let text = takeText(body);
+    if (text !== void 0)
+      return { bytes: text };
     let state = stateOf(body);
     if (state === null)
       return {};
     if (state.unusable)
       throw new TypeError("Body has already been used. It can only be used once. Use tee() first if you need to read it twice.");
     let { source, hostStream, stream, length } = state;
-    return source !== null ? (stream !== null && chunk("streams").exhaust(stream), state.used = !0, state.source = "", { bytes: typeof source == "string" ? utf8(source) : source }) : hostStream !== 0 ? (state.used = !0, { hostStream, length }) : { stream, length };
+    return source !== null ? (stream !== null && chunk("streams").exhaust(stream), state.used = !0, state.source = "", { bytes: source }) : hostStream !== 0 ? (state.used = !0, { hostStream, length }) : { stream, length };
   }
 
   // js/core/console.js
@@ -1307,16 +1326,20 @@ ${new Error().stack}`.trimEnd());
       throw new TypeError(`Invalid header value: ${JSON.stringify(value)}.`);
     return value;
   }
-  var make, sorted, listOf, fillFrom, Headers = class _Headers {
+  var make, sorted, textOf, fillFrom, Headers = class _Headers {
     // Lower-case name → {name as first given, values}.
     #map = /* @__PURE__ */ new Map();
     #immutable = !1;
     #sorted = null;
     static {
-      make = (list, immutable) => {
+      make = (text, immutable) => {
         let headers = new _Headers();
-        for (let i = 0; i < list.length; i += 2)
-          headers.#add(list[i], list[i + 1]);
+        if (text !== "") {
+          let list = text.split(`
+`);
+          for (let i = 0; i < list.length; i += 2)
+            headers.#add(list[i], list[i + 1]);
+        }
         return headers.#immutable = immutable, headers;
       }, sorted = (headers) => {
         if (headers.#sorted === null) {
@@ -1328,12 +1351,13 @@ ${new Error().stack}`.trimEnd());
           headers.#sorted = out;
         }
         return headers.#sorted;
-      }, listOf = (headers) => {
+      }, textOf = (headers) => {
         let out = [];
         for (let { name, values } of headers.#map.values())
           for (let value of values)
             out.push(name, value);
-        return out;
+        return out.join(`
+`);
       }, fillFrom = (headers, other) => {
         for (let [key, { name, values }] of other.#map)
           headers.#map.set(key, { name, values: [...values] });
@@ -1398,7 +1422,7 @@ ${new Error().stack}`.trimEnd());
   };
   iterable(Headers, (headers) => sorted(headers));
   idl(Headers);
-  var headersOf = (list, immutable) => make(list, immutable), headerList = (headers) => listOf(headers);
+  var headersOf = (text, immutable) => make(text, immutable), headerText = (headers) => typeof headers == "string" ? headers : textOf(headers);
 
   // js/core/request.js
   var fromHost = /* @__PURE__ */ Symbol("from the host"), upper = /^(?:delete|get|head|options|post|put|patch)$/i;
@@ -1407,22 +1431,31 @@ ${new Error().stack}`.trimEnd());
       throw new TypeError(`Invalid HTTP method string: ${method}`);
     return upper.test(method) ? method.toUpperCase() : method;
   }
-  var signalIn, Request = class _Request extends Body {
+  var ClientSignal = class {
+    controller = void 0;
+    get signal() {
+      return (this.controller ??= new AbortController()).signal;
+    }
+    abort() {
+      this.signal, this.controller.abort(new DOMException("The client disconnected.", "AbortError"));
+    }
+  }, signalIn, abortIn, headersIn, Request = class _Request extends Body {
     #method;
     #url;
     #headers;
-    // a flat list until somebody asks, when they came from the host
+    // their text until somebody asks, when they came from the host
+    #immutable = !1;
+    // headers, when somebody asks
     #signal;
-    // or a function that makes it
+    // or a ClientSignal
     #redirect;
-    #cf;
-    #rest;
+    #rest = void 0;
     static {
-      signalIn = (request) => typeof request.#signal == "function" ? void 0 : request.#signal;
+      signalIn = (request) => request.#signal instanceof ClientSignal ? request.#signal.controller?.signal : request.#signal, abortIn = (request) => request.#signal.abort(), headersIn = (request) => headerText(request.#headers);
     }
     constructor(input, init = void 0) {
       if (super(), input === fromHost) {
-        this.#method = init.method, this.#url = init.url, this.#headers = init.headers, this.#redirect = init.redirect ?? "manual", this.#cf = init.cf, this.#signal = init.signal, this.#rest = {}, setBodyState(this, init.body);
+        this.#method = init.method, this.#url = init.url, this.#headers = init.headers, this.#immutable = init.immutable, this.#redirect = init.redirect, this.#signal = init.signal, this.#rest = init.rest, setBodyState(this, init.body);
         return;
       }
       if (need(arguments, 1, "Request"), init === null || init !== void 0 && typeof init != "object")
@@ -1432,13 +1465,23 @@ ${new Error().stack}`.trimEnd());
         this.#url = from.#url;
       else if (this.#url = hrefOf(input), this.#url === void 0)
         throw new TypeError(`Invalid URL: ${input}`);
-      if (this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET", this.#headers = new Headers(init?.headers ?? from?.headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
+      this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET";
+      let headers = init?.headers ?? void 0;
+      if (this.#headers = headers === void 0 && from !== void 0 ? from.#copyHeaders() : new Headers(headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
         throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
-      if (this.#cf = init?.cf ?? from?.#cf, this.#rest = {
-        integrity: init?.integrity ?? from?.#rest.integrity,
-        keepalive: init?.keepalive ?? from?.#rest.keepalive,
-        cache: init?.cache ?? from?.#rest.cache
-      }, init?.signal === void 0)
+      if (this.#rest = from?.#rest, init !== void 0) {
+        let { cf, integrity, keepalive, cache } = init;
+        if (cf !== void 0 || integrity !== void 0 || keepalive !== void 0 || cache !== void 0) {
+          let rest = this.#rest;
+          this.#rest = {
+            cf: cf ?? rest?.cf,
+            integrity: integrity ?? rest?.integrity,
+            keepalive: keepalive ?? rest?.keepalive,
+            cache: cache ?? rest?.cache
+          };
+        }
+      }
+      if (init?.signal === void 0)
         this.#signal = from?.#signal;
       else if (init.signal !== null) {
         if (!(init.signal instanceof AbortSignal))
@@ -1450,7 +1493,7 @@ ${new Error().stack}`.trimEnd());
         if (this.#method === "GET" || this.#method === "HEAD")
           throw new TypeError("Request with a GET or HEAD method cannot have a body.");
         let [state, type] = extractBody(body);
-        setBodyState(this, state), type !== null && !this.#headers.has("content-type") && this.#headers.set("content-type", type);
+        setBodyState(this, state), type !== null && !this.headers.has("content-type") && this.headers.set("content-type", type);
       } else if (from !== void 0 && body !== null) {
         let state = bodyState(from);
         if (state !== null) {
@@ -1467,37 +1510,41 @@ ${new Error().stack}`.trimEnd());
       return this.#url;
     }
     get headers() {
-      return Array.isArray(this.#headers) && (this.#headers = headersOf(this.#headers, !0)), this.#headers;
+      return typeof this.#headers == "string" && (this.#headers = headersOf(this.#headers, this.#immutable)), this.#headers;
     }
     get redirect() {
       return this.#redirect;
     }
     get signal() {
-      return typeof this.#signal == "function" && (this.#signal = this.#signal()), this.#signal ??= new AbortController().signal;
+      return this.#signal instanceof ClientSignal ? this.#signal.signal : this.#signal ??= new AbortController().signal;
     }
     get cf() {
-      return this.#cf;
+      return this.#rest?.cf;
     }
     get integrity() {
-      return `${this.#rest.integrity ?? ""}`;
+      return `${this.#rest?.integrity ?? ""}`;
     }
     get keepalive() {
-      return !!this.#rest.keepalive;
+      return !!this.#rest?.keepalive;
     }
     get cache() {
-      return this.#rest.cache;
+      return this.#rest?.cache;
+    }
+    #copyHeaders() {
+      return typeof this.#headers == "string" ? this.#headers : new Headers(this.#headers);
     }
     clone() {
-      let state = bodyState(this), copy = new _Request(fromHost, {
+      let state = bodyState(this);
+      return new _Request(fromHost, {
         method: this.#method,
         url: this.#url,
-        headers: new Headers(this.headers),
+        headers: this.#copyHeaders(),
+        immutable: !1,
         redirect: this.#redirect,
-        cf: this.#cf,
+        rest: this.#rest,
         signal: this.#signal,
         body: state === null ? null : state.clone()
       });
-      return copy.#rest = this.#rest, copy;
     }
   };
   idl(Request, ["body", "signal", "cf", "integrity", "keepalive", "cache"]);
@@ -1508,70 +1555,82 @@ ${new Error().stack}`.trimEnd());
     let taken = memoryBody(null);
     return taken.source = state.source, taken.hostStream = state.hostStream, taken.length = state.length, state.source === null && (taken.stream = state.stream), state.source = "", state.stream = null, state.hostStream = 0, state.used = !0, taken;
   }
-  function requestFromHost(head, bytes, stream, signal) {
+  var requestHeaders = (request) => headersIn(request);
+  function takeRequest(method, url, redirect, headers, length, bytes, stream) {
     return new Request(fromHost, {
-      method: head.method,
-      url: head.url,
-      headers: head.headers,
-      redirect: head.redirect,
-      cf: head.cf,
-      signal,
-      body: bytes != null ? memoryBody(bytes) : stream ? hostBody(stream, head.length) : null
+      method,
+      url,
+      redirect: redirect || "manual",
+      headers,
+      immutable: !0,
+      rest: void 0,
+      signal: new ClientSignal(),
+      body: bodyFromHost(bytes, stream, length)
     });
   }
+  var abortRequest = (request) => abortIn(request);
 
   // js/core/response.js
-  var fromHost2 = /* @__PURE__ */ Symbol("from the host"), nullBody = /* @__PURE__ */ new Set([101, 204, 205, 304]), redirects = /* @__PURE__ */ new Set([301, 302, 303, 307, 308]), Response = class _Response extends Body {
+  var fromHost2 = /* @__PURE__ */ Symbol("from the host"), plainText = `content-type
+text/plain;charset=UTF-8`, jsonType = `content-type
+application/json`, nullBody = /* @__PURE__ */ new Set([101, 204, 205, 304]), redirects = /* @__PURE__ */ new Set([301, 302, 303, 307, 308]), headersIn2, Response = class _Response extends Body {
     #status = 200;
-    #statusText = "";
-    #headers;
-    // a flat list until somebody asks, when they came from the host
-    #type = "default";
-    #url = "";
-    #redirected = !1;
-    #cf;
-    #webSocket = null;
-    #encodeBody = "automatic";
-    constructor(body = null, init = {}) {
+    #headers = "";
+    // their text until somebody asks, when they are not the worker's
+    #immutable = !1;
+    // headers, when somebody asks
+    #rest = void 0;
+    static {
+      headersIn2 = (response) => headerText(response.#headers);
+    }
+    constructor(body = null, init = void 0) {
       if (super(), body === fromHost2) {
-        this.#status = init.status, this.#statusText = init.statusText, this.#headers = init.headers, this.#type = init.type ?? "default", this.#url = init.url ?? "", this.#redirected = !!init.redirected, this.#cf = init.cf, this.#webSocket = init.webSocket ?? null, setBodyState(this, init.body);
+        this.#status = init.status, this.#headers = init.headers, this.#immutable = !0, this.#rest = init, setBodyState(this, init.body);
         return;
       }
-      if (init === null || typeof init != "object") {
-        if (init != null)
-          throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
-        init = {};
+      if (init !== void 0 && this.#init(init), body != null) {
+        if (nullBody.has(this.#status))
+          throw new TypeError("Response with null body status (101, 204, 205, or 304) cannot have a body.");
+        if (typeof body == "string" && this.#headers === "") {
+          setBodyState(this, body.toWellFormed()), this.#headers = plainText;
+          return;
+        }
+        let [state, type] = extractBody(body);
+        setBodyState(this, state), type !== null && !this.headers.has("content-type") && this.headers.set("content-type", type);
       }
-      if (init.status !== void 0) {
-        let status = Math.trunc(Number(init.status));
-        if (this.#webSocket = init.webSocket ?? null, !(status >= 200 && status <= 599) && !(status === 101 && this.#webSocket !== null))
+    }
+    #init(init) {
+      if (init === null || typeof init != "object") {
+        if (init !== null)
+          throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
+        return;
+      }
+      let { status, statusText, headers, cf, encodeBody } = init, webSocket;
+      if (status !== void 0) {
+        if (status = Math.trunc(Number(status)), webSocket = init.webSocket ?? void 0, !(status >= 200 && status <= 599) && !(status === 101 && webSocket !== void 0))
           throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
         this.#status = status;
       }
-      if (init.statusText !== void 0 && (this.#statusText = `${init.statusText}`, /[^\t\x20-\x7e\x80-\xff]/.test(this.#statusText)))
+      if (statusText !== void 0 && (statusText = `${statusText}`, /[^\t\x20-\x7e\x80-\xff]/.test(statusText)))
         throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
-      if (this.#headers = new Headers(init.headers ?? void 0), this.#cf = init.cf, init.encodeBody !== void 0) {
-        if (init.encodeBody !== "automatic" && init.encodeBody !== "manual")
-          throw new TypeError(`encodeBody: unexpected value: ${init.encodeBody}`);
-        this.#encodeBody = init.encodeBody;
-      }
-      if (body != null) {
-        if (nullBody.has(this.#status))
-          throw new TypeError("Response with null body status (101, 204, 205, or 304) cannot have a body.");
-        let [state, type] = extractBody(body);
-        setBodyState(this, state), type !== null && !this.#headers.has("content-type") && this.#headers.set("content-type", type);
-      }
+      if (headers != null && (this.#headers = new Headers(headers)), encodeBody !== void 0 && encodeBody !== "automatic" && encodeBody !== "manual")
+        throw new TypeError(`encodeBody: unexpected value: ${encodeBody}`);
+      (statusText !== void 0 || webSocket !== void 0 || cf !== void 0 || encodeBody !== void 0) && (this.#rest = { statusText, webSocket, cf, encodeBody });
     }
     static error() {
-      return new _Response(fromHost2, { status: 0, statusText: "", headers: headersOf([], !0), type: "error", body: null });
+      return new _Response(fromHost2, { status: 0, headers: "", type: "error", body: null });
     }
-    static json(data, init = {}) {
+    static json(data, init = void 0) {
       need(arguments, 1, "json");
       let text = JSON.stringify(data);
       if (text === void 0)
         throw new TypeError("The value cannot be serialised as JSON.");
-      let headers = new Headers(init?.headers ?? void 0);
-      return headers.has("content-type") || headers.set("content-type", "application/json"), new _Response(text, { ...init, status: init?.status, headers });
+      if ((init?.headers ?? void 0) === void 0) {
+        let response = new _Response(text, init);
+        return response.#headers = jsonType, response;
+      }
+      let headers = new Headers(init.headers);
+      return headers.has("content-type") || headers.set("content-type", "application/json"), new _Response(text, { ...init, status: init.status, headers });
     }
     static redirect(url, status = 302) {
       need(arguments, 1, "redirect");
@@ -1580,65 +1639,55 @@ ${new Error().stack}`.trimEnd());
         throw new TypeError(`Unable to parse URL: ${url}`);
       if (!redirects.has(Number(status)))
         throw new RangeError(`${status} is not a redirect status code.`);
-      return new _Response(fromHost2, { status: Number(status), statusText: "", headers: headersOf(["location", href], !0), body: null });
+      return new _Response(fromHost2, { status: Number(status), headers: `location
+${href}`, body: null });
     }
     get status() {
       return this.#status;
     }
     get statusText() {
-      return this.#statusText;
+      return this.#rest?.statusText ?? "";
     }
     get ok() {
       return this.#status >= 200 && this.#status <= 299;
     }
     get headers() {
-      return Array.isArray(this.#headers) && (this.#headers = headersOf(this.#headers, !0)), this.#headers;
+      return typeof this.#headers == "string" && (this.#headers = headersOf(this.#headers, this.#immutable)), this.#headers;
     }
     get type() {
-      return this.#type;
+      return this.#rest?.type ?? "default";
     }
     get url() {
-      return this.#url;
+      return this.#rest?.url ?? "";
     }
     get redirected() {
-      return this.#redirected;
+      return this.#rest?.redirected ?? !1;
     }
     get cf() {
-      return this.#cf;
+      return this.#rest?.cf;
     }
     get webSocket() {
-      return this.#webSocket;
+      return this.#rest?.webSocket ?? null;
     }
     get encodeBody() {
-      return this.#encodeBody;
+      return this.#rest?.encodeBody ?? "automatic";
     }
     clone() {
-      if (this.#webSocket !== null)
+      if (this.webSocket !== null)
         throw new TypeError("Cannot clone a response to a WebSocket handshake.");
-      let state = bodyState(this);
-      return new _Response(fromHost2, {
+      let state = bodyState(this), copy = new _Response(fromHost2, {
+        ...this.#rest,
         status: this.#status,
-        statusText: this.#statusText,
-        headers: new Headers(this.headers),
-        type: this.#type,
-        url: this.#url,
-        redirected: this.#redirected,
-        cf: this.#cf,
+        headers: typeof this.#headers == "string" ? this.#headers : new Headers(this.#headers),
         body: state === null ? null : state.clone()
       });
+      return copy.#immutable = !1, copy;
     }
   };
   idl(Response, ["body", "webSocket", "encodeBody", "cf"]);
-  function responseFromHost(head, bytes, stream) {
-    return new Response(fromHost2, {
-      status: head.status,
-      statusText: head.statusText ?? "",
-      headers: head.headers,
-      url: head.url,
-      redirected: head.redirected,
-      cf: head.cf,
-      body: bytes != null ? memoryBody(bytes) : stream ? hostBody(stream, head.length) : null
-    });
+  var responseHeaders = (response) => headersIn2(response);
+  function takeResponse(status, statusText, url, redirected, headers, length, bytes, stream) {
+    return new Response(fromHost2, { status, statusText, url, redirected, headers, body: bodyFromHost(bytes, stream, length) });
   }
 
   // js/core/fetch.js
@@ -1655,7 +1704,7 @@ ${new Error().stack}`.trimEnd());
       id = op;
       let to = host.fetch(op, head, out.bytes ?? null, out.hostStream ?? 0, out.stream !== void 0);
       out.stream !== void 0 && chunk("streams").pump(out.stream, to);
-    }).then(([json, bytes, stream]) => responseFromHost(JSON.parse(json), bytes, stream));
+    }).then((message) => takeResponse(...message));
     if (signal === void 0)
       return response;
     let { promise: aborted, reject } = Promise.withResolvers(), abort = () => {
@@ -1667,22 +1716,21 @@ ${new Error().stack}`.trimEnd());
       throw settled(), e;
     });
   }
+  function headOf(method, url, redirect, status, statusText, redirected, encodeBody, length, headers) {
+    let head = `${method}
+${url}
+${redirect}
+${status}
+${statusText}
+${redirected ? 1 : ""}
+${encodeBody}
+${length ?? ""}`;
+    return headers === "" ? head : `${head}
+${headers}`;
+  }
   function requestOut(request) {
     let body = bodyOut(request);
-    return [JSON.stringify({
-      method: request.method,
-      url: request.url,
-      headers: headerList(request.headers),
-      redirect: request.redirect,
-      length: body.length
-    }), body];
-  }
-  function takeRequest(head, bytes, stream) {
-    let controller, made = () => controller ??= new AbortController();
-    return { request: requestFromHost(JSON.parse(head), bytes, stream, () => made().signal), abort: () => made().abort(new DOMException("The client disconnected.", "AbortError")) };
-  }
-  function takeResponse(head, bytes, stream) {
-    return responseFromHost(JSON.parse(head), bytes, stream);
+    return [headOf(request.method, request.url, request.redirect, "", "", !1, "", body.length, requestHeaders(request)), body];
   }
   function giveMessage(message) {
     if (message instanceof Request) {
@@ -1693,16 +1741,8 @@ ${new Error().stack}`.trimEnd());
       throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
     if (message.status === 0)
       throw new TypeError("A Response of Response.error() cannot be sent.");
-    let body = bodyOut(message);
-    return [JSON.stringify({
-      status: message.status,
-      statusText: message.statusText,
-      headers: headerList(message.headers),
-      url: message.url,
-      redirected: message.redirected,
-      encodeBody: message.encodeBody,
-      length: body.length
-    }), body.bytes ?? null, body.hostStream ?? 0, body.stream ?? null];
+    let body = bodyOut(message), { status, statusText, url, redirected, encodeBody } = message;
+    return [headOf("", url, "", status, statusText, redirected, encodeBody, body.length, responseHeaders(message)), body.bytes ?? null, body.hostStream ?? 0, body.stream ?? null];
   }
 
   // js/core/language.js
@@ -1976,6 +2016,7 @@ ${new Error().stack}`.trimEnd());
     return Object.hasOwn(modules, name) ? modules[name] : void 0;
   }
   var platform = {
+    abortRequest,
     dropTimer,
     fireTimer(id) {
       newEvent(), fireTimer(id);

@@ -87,11 +87,17 @@ class BodyState {
 // ReadableStream → what it was made of, as long as nobody has read from it.
 const sources = new WeakMap();
 
-/** A body of a stream of the host's. */
-export function hostBody(id, length) {
+/** The body of a message that arrived; null when it has none. */
+export function bodyFromHost(bytes, stream, length) {
+  if (bytes !== null) {
+    return memoryBody(bytes);
+  }
+  if (stream === 0) {
+    return null;
+  }
   const state = new BodyState();
-  state.hostStream = id;
-  state.length = length;
+  state.hostStream = stream;
+  state.length = length < 0 ? undefined : length;
   return state;
 }
 
@@ -143,30 +149,50 @@ const raw = (data) => (typeof data === "string" ? utf8(data) : data);
 const asBytes = (data) => (typeof data === "string" ? utf8(data) : data.slice());
 const asText = (data) => (typeof data !== "string" ? fromUTF8(data) : data.charCodeAt(0) === 0xfeff ? data.slice(1) : data);
 
-let stateOf, setState;
+const sent = Symbol("sent");
+
+let stateOf, setState, takeText;
 
 export class Body {
-  #state = null;
+  #state = null; // a BodyState; or its text, until somebody asks; or sent, when that has left
 
   static {
-    stateOf = (body) => body.#state;
+    stateOf = (body) => {
+      if (typeof body.#state === "string" || body.#state === sent) {
+        const state = memoryBody(body.#state === sent ? "" : body.#state);
+        state.used = body.#state === sent;
+        body.#state = state;
+      }
+      return body.#state;
+    };
     setState = (body, state) => {
       body.#state = state;
+    };
+    takeText = (body) => {
+      const text = body.#state;
+      if (typeof text !== "string") {
+        return undefined;
+      }
+      body.#state = sent;
+      return text;
     };
   }
 
   get body() {
-    return this.#state === null ? null : this.#state.open();
+    const state = stateOf(this);
+    return state === null ? null : state.open();
   }
 
   get bodyUsed() {
-    return this.#state !== null && this.#state.disturbed;
+    const state = stateOf(this);
+    return state !== null && state.disturbed;
   }
 
   // The result is of a string or bytes. What is in memory goes through one promise only.
   #read(convert) {
     try {
-      const data = this.#state === null ? "" : this.#state.consume();
+      const state = stateOf(this);
+      const data = state === null ? "" : state.consume();
       return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
     } catch (e) {
       return Promise.reject(e);
@@ -184,13 +210,18 @@ idl(Body);
 
 /** The state of a Request's or Response's body; null when it has none. */
 export const bodyState = (body) => stateOf(body);
+/** Sets it, or the text of the body. */
 export const setBodyState = (body, state) => setState(body, state);
 
 /**
- * The body as it leaves for the host: {bytes} when it is in memory, {hostStream} when it is one of the host's
+ * The body as it leaves for the host: {bytes}, which may be text, when it is in memory, {hostStream} when it is one of the host's
  * own streams that nobody has read from, {stream} otherwise. It counts as used from now on.
  */
 export function bodyOut(body) {
+  const text = takeText(body);
+  if (text !== undefined) {
+    return { bytes: text };
+  }
   const state = stateOf(body);
   if (state === null) {
     return {};
@@ -205,7 +236,7 @@ export function bodyOut(body) {
     }
     state.used = true;
     state.source = "";
-    return { bytes: typeof source === "string" ? utf8(source) : source };
+    return { bytes: source };
   }
   if (hostStream !== 0) {
     state.used = true;

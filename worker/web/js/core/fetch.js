@@ -1,17 +1,13 @@
 // fetch, and messages on their way between JavaScript and the host.
 //
-// The head of a message is JSON: {method, url, headers, redirect, length} of a request, {status, statusText,
-// headers, url, redirected, length} of a response; headers are a flat list [name, value, …] of byte strings
-// (each character is one byte). The body goes beside it: bytes when they are all there, else a stream.
+// The head of a message that leaves is a text, whose lines are those of headOf, and then names and values of headers; each
+// character is one byte. The body goes beside it: bytes when they are all there, else a stream.
 
 import { bodyOut, bodyState } from "./body.js";
 import { chunk, host } from "./host.js";
-import { headerList } from "./headers.js";
 import { operation } from "./ops.js";
-import { Request, requestFromHost, signalOf } from "./request.js";
-import { Response, responseFromHost } from "./response.js";
-import { AbortController } from "./abort.js";
-import { DOMException } from "./exception.js";
+import { Request, requestHeaders, signalOf } from "./request.js";
+import { Response, responseHeaders, takeResponse } from "./response.js";
 
 export function fetch(input, init = undefined) {
   let request, signal, out, head;
@@ -35,7 +31,7 @@ export function fetch(input, init = undefined) {
       chunk("streams").pump(out.stream, to);
     }
   });
-  const response = answer.then(([json, bytes, stream]) => responseFromHost(JSON.parse(json), bytes, stream));
+  const response = answer.then((message) => takeResponse(...message));
   if (signal === undefined) {
     return response;
   }
@@ -58,34 +54,19 @@ export function fetch(input, init = undefined) {
   });
 }
 
+function headOf(method, url, redirect, status, statusText, redirected, encodeBody, length, headers) {
+  const head = `${method}\n${url}\n${redirect}\n${status}\n${statusText}\n${redirected ? 1 : ""}\n${encodeBody}\n${length ?? ""}`;
+  return headers === "" ? head : `${head}\n${headers}`;
+}
+
 /** [head, body] of a Request that leaves; the body counts as used. */
 function requestOut(request) {
   const body = bodyOut(request);
-  const head = JSON.stringify({
-    method: request.method,
-    url: request.url,
-    headers: headerList(request.headers),
-    redirect: request.redirect,
-    length: body.length,
-  });
-  return [head, body];
-}
-
-/** Called by the host: makes a Request of what arrived. */
-export function takeRequest(head, bytes, stream) {
-  let controller;
-  const made = () => (controller ??= new AbortController());
-  const request = requestFromHost(JSON.parse(head), bytes, stream, () => made().signal);
-  return { request, abort: () => made().abort(new DOMException("The client disconnected.", "AbortError")) };
-}
-
-/** Called by the host: makes a Response of what arrived. */
-export function takeResponse(head, bytes, stream) {
-  return responseFromHost(JSON.parse(head), bytes, stream);
+  return [headOf(request.method, request.url, request.redirect, "", "", false, "", body.length, requestHeaders(request)), body];
 }
 
 /**
- * Called by the host: takes a Request or Response apart, to [head, bytes or null, number of one of the
+ * Called by the host: takes a Request or Response apart, to [head, bytes, text or null, number of one of the
  * host's own streams or 0, ReadableStream or null]. The host passes the last to pump.
  */
 export function giveMessage(message) {
@@ -100,14 +81,7 @@ export function giveMessage(message) {
     throw new TypeError("A Response of Response.error() cannot be sent.");
   }
   const body = bodyOut(message);
-  const head = JSON.stringify({
-    status: message.status,
-    statusText: message.statusText,
-    headers: headerList(message.headers),
-    url: message.url,
-    redirected: message.redirected,
-    encodeBody: message.encodeBody,
-    length: body.length,
-  });
+  const { status, statusText, url, redirected, encodeBody } = message;
+  const head = headOf("", url, "", status, statusText, redirected, encodeBody, body.length, responseHeaders(message));
   return [head, body.bytes ?? null, body.hostStream ?? 0, body.stream ?? null];
 }

@@ -21,7 +21,7 @@ function valueOf(value) {
   return value;
 }
 
-let make, sorted, listOf, fillFrom;
+let make, sorted, textOf, fillFrom;
 
 export class Headers {
   // Lower-case name → {name as first given, values}.
@@ -30,10 +30,13 @@ export class Headers {
   #sorted = null;
 
   static {
-    make = (list, immutable) => {
+    make = (text, immutable) => {
       const headers = new Headers();
-      for (let i = 0; i < list.length; i += 2) {
-        headers.#add(list[i], list[i + 1]);
+      if (text !== "") {
+        const list = text.split("\n");
+        for (let i = 0; i < list.length; i += 2) {
+          headers.#add(list[i], list[i + 1]);
+        }
       }
       headers.#immutable = immutable;
       return headers;
@@ -53,14 +56,14 @@ export class Headers {
       }
       return headers.#sorted;
     };
-    listOf = (headers) => {
+    textOf = (headers) => {
       const out = [];
       for (const { name, values } of headers.#map.values()) {
         for (const value of values) {
           out.push(name, value);
         }
       }
-      return out;
+      return out.join("\n");
     };
     fillFrom = (headers, other) => {
       for (const [key, { name, values }] of other.#map) {
@@ -165,8 +168,11 @@ export class Headers {
 iterable(Headers, (headers) => sorted(headers));
 idl(Headers);
 
-/** Headers of a flat list [name, value, …] that came from the wire, and is valid. */
-export const headersOf = (list, immutable) => make(list, immutable);
+/**
+ * Headers of the text that they are on the wire, which is valid: names as they were first given, and values, with line
+ * feeds between them; each character is one byte, and a name may come more than once.
+ */
+export const headersOf = (text, immutable) => make(text, immutable);
 
-/** The flat list [name, value, …] for the wire: names as they were first given, one entry a value. */
-export const headerList = (headers) => listOf(headers);
+/** The text for the wire. */
+export const headerText = (headers) => (typeof headers === "string" ? headers : textOf(headers));

@@ -10,7 +10,7 @@ import { Crypto, crypto } from "./crypto.js";
 import { TextDecoder, TextEncoder, atob, btoa, fromUTF8, utf8 } from "./encoding.js";
 import * as events from "./events.js";
 import { DOMException, errorOf, hostCall } from "./exception.js";
-import { fetch, giveMessage, takeRequest, takeResponse } from "./fetch.js";
+import { fetch, giveMessage } from "./fetch.js";
 import { FormData } from "./formdata.js";
 import { Headers } from "./headers.js";
 import { chunk, host, loadedChunk } from "./host.js";
@@ -19,8 +19,8 @@ import { operation, rejectOperation, resolveOperation } from "./ops.js";
 import { installLanguage } from "./language.js";
 import { process } from "./process.js";
 import { onUncaught, reportError, unhandledRejection } from "./report.js";
-import { Request } from "./request.js";
-import { Response } from "./response.js";
+import { Request, abortRequest, takeRequest } from "./request.js";
+import { Response, takeResponse } from "./response.js";
 import {
   Scheduler, clearImmediate, clearInterval, clearTimeout, dropTimer, fireTimer, queueMicrotask, setImmediate, setInterval, setTimeout,
 } from "./timers.js";
@@ -104,6 +104,7 @@ function nodeModule(name) {
 
 /** What the host calls. Go knows these by name (platform.go). */
 export const platform = {
+  abortRequest,
   dropTimer,
   fireTimer(id) {
     newEvent();

@@ -1,8 +1,9 @@
 // Request.
 
 import { AbortController, AbortSignal } from "./abort.js";
-import { Body, bodyState, extractBody, hostBody, memoryBody, setBodyState } from "./body.js";
-import { Headers, headersOf } from "./headers.js";
+import { Body, bodyFromHost, bodyState, extractBody, memoryBody, setBodyState } from "./body.js";
+import { DOMException } from "./exception.js";
+import { Headers, headerText, headersOf } from "./headers.js";
 import { idl, need } from "./idl.js";
 import { hrefOf } from "./url.js";
 
@@ -18,19 +19,35 @@ function methodOf(method) {
   return upper.test(method) ? method.toUpperCase() : method;
 }
 
-let signalIn;
+/** The signal of a Request that came over the wire, made when somebody asks for it: it aborts when the client has gone. */
+class ClientSignal {
+  controller = undefined;
+
+  get signal() {
+    return (this.controller ??= new AbortController()).signal;
+  }
+
+  abort() {
+    this.signal;
+    this.controller.abort(new DOMException("The client disconnected.", "AbortError"));
+  }
+}
+
+let signalIn, abortIn, headersIn;
 
 export class Request extends Body {
   #method;
   #url;
-  #headers; // a flat list until somebody asks, when they came from the host
-  #signal; // or a function that makes it
+  #headers; // their text until somebody asks, when they came from the host
+  #immutable = false; // headers, when somebody asks
+  #signal; // or a ClientSignal
   #redirect;
-  #cf;
-  #rest; // integrity, keepalive, cache
+  #rest = undefined; // cf, integrity, keepalive, cache, where there are any
 
   static {
-    signalIn = (request) => (typeof request.#signal === "function" ? undefined : request.#signal);
+    signalIn = (request) => (request.#signal instanceof ClientSignal ? request.#signal.controller?.signal : request.#signal);
+    abortIn = (request) => request.#signal.abort();
+    headersIn = (request) => headerText(request.#headers);
   }
 
   constructor(input, init = undefined) {
@@ -39,10 +56,10 @@ export class Request extends Body {
       this.#method = init.method;
       this.#url = init.url;
       this.#headers = init.headers;
-      this.#redirect = init.redirect ?? "manual";
-      this.#cf = init.cf;
+      this.#immutable = init.immutable;
+      this.#redirect = init.redirect;
       this.#signal = init.signal;
-      this.#rest = {};
+      this.#rest = init.rest;
       setBodyState(this, init.body);
       return;
     }
@@ -61,17 +78,22 @@ export class Request extends Body {
     }
     // A Request may also be the init, as in new Request(url, request).
     this.#method = init?.method !== undefined ? methodOf(init.method) : (from?.#method ?? "GET");
-    this.#headers = new Headers(init?.headers ?? from?.headers);
+    const headers = init?.headers ?? undefined;
+    this.#headers = headers === undefined && from !== undefined ? from.#copyHeaders() : new Headers(headers);
     this.#redirect = init?.redirect ?? from?.#redirect ?? "follow";
     if (!["follow", "manual", "error"].includes(this.#redirect)) {
       throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
     }
-    this.#cf = init?.cf ?? from?.#cf;
-    this.#rest = {
-      integrity: init?.integrity ?? from?.#rest.integrity,
-      keepalive: init?.keepalive ?? from?.#rest.keepalive,
-      cache: init?.cache ?? from?.#rest.cache,
-    };
+    this.#rest = from?.#rest;
+    if (init !== undefined) {
+      const { cf, integrity, keepalive, cache } = init;
+      if (cf !== undefined || integrity !== undefined || keepalive !== undefined || cache !== undefined) {
+        const rest = this.#rest;
+        this.#rest = {
+          cf: cf ?? rest?.cf, integrity: integrity ?? rest?.integrity, keepalive: keepalive ?? rest?.keepalive, cache: cache ?? rest?.cache,
+        };
+      }
+    }
     if (init?.signal === undefined) {
       this.#signal = from?.#signal;
     } else if (init.signal !== null) {
@@ -88,8 +110,8 @@ export class Request extends Body {
       }
       const [state, type] = extractBody(body);
       setBodyState(this, state);
-      if (type !== null && !this.#headers.has("content-type")) {
-        this.#headers.set("content-type", type);
+      if (type !== null && !this.headers.has("content-type")) {
+        this.headers.set("content-type", type);
       }
     } else if (from !== undefined && body !== null) {
       const state = bodyState(from);
@@ -105,36 +127,37 @@ export class Request extends Body {
   get method() { return this.#method; }
   get url() { return this.#url; }
   get headers() {
-    if (Array.isArray(this.#headers)) {
-      this.#headers = headersOf(this.#headers, true);
+    if (typeof this.#headers === "string") {
+      this.#headers = headersOf(this.#headers, this.#immutable);
     }
     return this.#headers;
   }
   get redirect() { return this.#redirect; }
   get signal() {
-    if (typeof this.#signal === "function") {
-      this.#signal = this.#signal();
+    if (this.#signal instanceof ClientSignal) {
+      return this.#signal.signal;
     }
     return (this.#signal ??= new AbortController().signal);
   }
-  get cf() { return this.#cf; }
-  get integrity() { return `${this.#rest.integrity ?? ""}`; }
-  get keepalive() { return Boolean(this.#rest.keepalive); }
-  get cache() { return this.#rest.cache; }
+  get cf() { return this.#rest?.cf; }
+  get integrity() { return `${this.#rest?.integrity ?? ""}`; }
+  get keepalive() { return Boolean(this.#rest?.keepalive); }
+  get cache() { return this.#rest?.cache; }
+
+  #copyHeaders() { return typeof this.#headers === "string" ? this.#headers : new Headers(this.#headers); }
 
   clone() {
     const state = bodyState(this);
-    const copy = new Request(fromHost, {
+    return new Request(fromHost, {
       method: this.#method,
       url: this.#url,
-      headers: new Headers(this.headers),
+      headers: this.#copyHeaders(),
+      immutable: false,
       redirect: this.#redirect,
-      cf: this.#cf,
+      rest: this.#rest,
       signal: this.#signal,
       body: state === null ? null : state.clone(),
     });
-    copy.#rest = this.#rest;
-    return copy;
   }
 }
 idl(Request, ["body", "signal", "cf", "integrity", "keepalive", "cache"]);
@@ -161,15 +184,16 @@ function takeBody(state) {
   return taken;
 }
 
-/** A Request that came over the wire; see fetch.js for its head. signal is a function that makes its signal. */
-export function requestFromHost(head, bytes, stream, signal) {
+/** The text of a Request's headers for the wire. */
+export const requestHeaders = (request) => headersIn(request);
+
+/** Called by the host: makes a Request of what arrived. Its length is negative when it is not known. */
+export function takeRequest(method, url, redirect, headers, length, bytes, stream) {
   return new Request(fromHost, {
-    method: head.method,
-    url: head.url,
-    headers: head.headers,
-    redirect: head.redirect,
-    cf: head.cf,
-    signal,
-    body: bytes !== undefined && bytes !== null ? memoryBody(bytes) : stream ? hostBody(stream, head.length) : null,
+    method, url, redirect: redirect || "manual", headers, immutable: true, rest: undefined, signal: new ClientSignal(),
+    body: bodyFromHost(bytes, stream, length),
   });
 }
+
+/** Called by the host: aborts the signal of a Request that takeRequest has made. */
+export const abortRequest = (request) => abortIn(request);

@@ -1,94 +1,112 @@
 // Response.
 
-import { Body, bodyState, extractBody, hostBody, memoryBody, setBodyState } from "./body.js";
-import { Headers, headersOf } from "./headers.js";
+import { Body, bodyFromHost, bodyState, extractBody, setBodyState } from "./body.js";
+import { Headers, headerText, headersOf } from "./headers.js";
 import { idl, need } from "./idl.js";
 import { hrefOf } from "./url.js";
 
 const fromHost = Symbol("from the host");
+const plainText = "content-type\ntext/plain;charset=UTF-8";
+const jsonType = "content-type\napplication/json";
 const nullBody = new Set([101, 204, 205, 304]);
 const redirects = new Set([301, 302, 303, 307, 308]);
 
+let headersIn;
+
 export class Response extends Body {
   #status = 200;
-  #statusText = "";
-  #headers; // a flat list until somebody asks, when they came from the host
-  #type = "default";
-  #url = "";
-  #redirected = false;
-  #cf;
-  #webSocket = null;
-  #encodeBody = "automatic";
+  #headers = ""; // their text until somebody asks, when they are not the worker's
+  #immutable = false; // headers, when somebody asks
+  #rest = undefined; // statusText, type, url, redirected, cf, webSocket, encodeBody, where they are not as usual
 
-  constructor(body = null, init = {}) {
+  static {
+    headersIn = (response) => headerText(response.#headers);
+  }
+
+  constructor(body = null, init = undefined) {
     super();
     if (body === fromHost) {
       this.#status = init.status;
-      this.#statusText = init.statusText;
       this.#headers = init.headers;
-      this.#type = init.type ?? "default";
-      this.#url = init.url ?? "";
-      this.#redirected = Boolean(init.redirected);
-      this.#cf = init.cf;
-      this.#webSocket = init.webSocket ?? null;
+      this.#immutable = true;
+      this.#rest = init;
       setBodyState(this, init.body);
       return;
     }
-    if (init === null || typeof init !== "object") {
-      if (init !== null && init !== undefined) {
-        throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
-      }
-      init = {};
-    }
-    if (init.status !== undefined) {
-      const status = Math.trunc(Number(init.status));
-      this.#webSocket = init.webSocket ?? null;
-      if (!(status >= 200 && status <= 599) && !(status === 101 && this.#webSocket !== null)) {
-        throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
-      }
-      this.#status = status;
-    }
-    if (init.statusText !== undefined) {
-      this.#statusText = `${init.statusText}`;
-      if (/[^\t\x20-\x7e\x80-\xff]/.test(this.#statusText)) {
-        throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
-      }
-    }
-    this.#headers = new Headers(init.headers ?? undefined);
-    this.#cf = init.cf;
-    if (init.encodeBody !== undefined) {
-      if (init.encodeBody !== "automatic" && init.encodeBody !== "manual") {
-        throw new TypeError(`encodeBody: unexpected value: ${init.encodeBody}`);
-      }
-      this.#encodeBody = init.encodeBody;
+    if (init !== undefined) {
+      this.#init(init);
     }
     if (body !== null && body !== undefined) {
       if (nullBody.has(this.#status)) {
         throw new TypeError("Response with null body status (101, 204, 205, or 304) cannot have a body.");
       }
+      if (typeof body === "string" && this.#headers === "") {
+        setBodyState(this, body.toWellFormed());
+        this.#headers = plainText;
+        return;
+      }
       const [state, type] = extractBody(body);
       setBodyState(this, state);
-      if (type !== null && !this.#headers.has("content-type")) {
-        this.#headers.set("content-type", type);
+      if (type !== null && !this.headers.has("content-type")) {
+        this.headers.set("content-type", type);
       }
     }
   }
 
-  static error() {
-    return new Response(fromHost, { status: 0, statusText: "", headers: headersOf([], true), type: "error", body: null });
+  #init(init) {
+    if (init === null || typeof init !== "object") {
+      if (init !== null) {
+        throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
+      }
+      return;
+    }
+    let { status, statusText, headers, cf, encodeBody } = init;
+    let webSocket;
+    if (status !== undefined) {
+      status = Math.trunc(Number(status));
+      webSocket = init.webSocket ?? undefined;
+      if (!(status >= 200 && status <= 599) && !(status === 101 && webSocket !== undefined)) {
+        throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
+      }
+      this.#status = status;
+    }
+    if (statusText !== undefined) {
+      statusText = `${statusText}`;
+      if (/[^\t\x20-\x7e\x80-\xff]/.test(statusText)) {
+        throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
+      }
+    }
+    if (headers !== undefined && headers !== null) {
+      this.#headers = new Headers(headers);
+    }
+    if (encodeBody !== undefined && encodeBody !== "automatic" && encodeBody !== "manual") {
+      throw new TypeError(`encodeBody: unexpected value: ${encodeBody}`);
+    }
+    if (statusText !== undefined || webSocket !== undefined || cf !== undefined || encodeBody !== undefined) {
+      this.#rest = { statusText, webSocket, cf, encodeBody };
+    }
   }
 
-  static json(data, init = {}) {
+  static error() {
+    return new Response(fromHost, { status: 0, headers: "", type: "error", body: null });
+  }
+
+  static json(data, init = undefined) {
     need(arguments, 1, "json");
     const text = JSON.stringify(data);
     if (text === undefined) {
       throw new TypeError("The value cannot be serialised as JSON.");
     }
-    const headers = new Headers(init?.headers ?? undefined);
+    if ((init?.headers ?? undefined) === undefined) {
+      const response = new Response(text, init);
+      response.#headers = jsonType;
+      return response;
+    }
+    const headers = new Headers(init.headers);
     if (!headers.has("content-type")) {
       headers.set("content-type", "application/json");
     }
-    return new Response(text, { ...init, status: init?.status, headers });
+    return new Response(text, { ...init, status: init.status, headers });
   }
 
   static redirect(url, status = 302) {
@@ -100,53 +118,46 @@ export class Response extends Body {
     if (!redirects.has(Number(status))) {
       throw new RangeError(`${status} is not a redirect status code.`);
     }
-    return new Response(fromHost, { status: Number(status), statusText: "", headers: headersOf(["location", href], true), body: null });
+    return new Response(fromHost, { status: Number(status), headers: `location\n${href}`, body: null });
   }
 
   get status() { return this.#status; }
-  get statusText() { return this.#statusText; }
+  get statusText() { return this.#rest?.statusText ?? ""; }
   get ok() { return this.#status >= 200 && this.#status <= 299; }
   get headers() {
-    if (Array.isArray(this.#headers)) {
-      this.#headers = headersOf(this.#headers, true);
+    if (typeof this.#headers === "string") {
+      this.#headers = headersOf(this.#headers, this.#immutable);
     }
     return this.#headers;
   }
-  get type() { return this.#type; }
-  get url() { return this.#url; }
-  get redirected() { return this.#redirected; }
-  get cf() { return this.#cf; }
-  get webSocket() { return this.#webSocket; }
-  get encodeBody() { return this.#encodeBody; }
+  get type() { return this.#rest?.type ?? "default"; }
+  get url() { return this.#rest?.url ?? ""; }
+  get redirected() { return this.#rest?.redirected ?? false; }
+  get cf() { return this.#rest?.cf; }
+  get webSocket() { return this.#rest?.webSocket ?? null; }
+  get encodeBody() { return this.#rest?.encodeBody ?? "automatic"; }
 
   clone() {
-    if (this.#webSocket !== null) {
+    if (this.webSocket !== null) {
       throw new TypeError("Cannot clone a response to a WebSocket handshake.");
     }
     const state = bodyState(this);
-    return new Response(fromHost, {
+    const copy = new Response(fromHost, {
+      ...this.#rest,
       status: this.#status,
-      statusText: this.#statusText,
-      headers: new Headers(this.headers),
-      type: this.#type,
-      url: this.#url,
-      redirected: this.#redirected,
-      cf: this.#cf,
+      headers: typeof this.#headers === "string" ? this.#headers : new Headers(this.#headers),
       body: state === null ? null : state.clone(),
     });
+    copy.#immutable = false;
+    return copy;
   }
 }
 idl(Response, ["body", "webSocket", "encodeBody", "cf"]);
 
-/** A Response that came over the wire. */
-export function responseFromHost(head, bytes, stream) {
-  return new Response(fromHost, {
-    status: head.status,
-    statusText: head.statusText ?? "",
-    headers: head.headers,
-    url: head.url,
-    redirected: head.redirected,
-    cf: head.cf,
-    body: bytes !== undefined && bytes !== null ? memoryBody(bytes) : stream ? hostBody(stream, head.length) : null,
-  });
+/** The text of a Response's headers for the wire. */
+export const responseHeaders = (response) => headersIn(response);
+
+/** Called by the host: makes a Response of what arrived. Its length is negative when it is not known. */
+export function takeResponse(status, statusText, url, redirected, headers, length, bytes, stream) {
+  return new Response(fromHost, { status, statusText, url, redirected, headers, body: bodyFromHost(bytes, stream, length) });
 }
