@@ -869,12 +869,14 @@ var __exports = (() => {
       return host.percentDecode(s);
     }
   }, encode = (s) => encodeURIComponent(s).replace(/[!'()~]|%20/g, (c) => c === "%20" ? "+" : `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
-  function parseQuery(query) {
-    let list = [];
-    for (let part of query.split("&"))
-      if (part !== "") {
-        let at = part.indexOf("=");
-        list.push(at < 0 ? [decode(part), ""] : [decode(part.slice(0, at)), decode(part.slice(at + 1))]);
+  function parseQuery(query, start2) {
+    let list = [], plain = !/[+%]/.test(query);
+    for (let end; start2 < query.length; start2 = end + 1)
+      if (end = query.indexOf("&", start2), end < 0 && (end = query.length), end > start2) {
+        let at = query.indexOf("=", start2);
+        (at < 0 || at > end) && (at = end);
+        let name = query.slice(start2, at), value = query.slice(at + 1, end);
+        list.push(plain ? [name, value] : [decode(name), decode(value)]);
       }
     return list;
   }
@@ -883,15 +885,17 @@ var __exports = (() => {
     #url = null;
     static {
       refreshParams = (params, search) => {
-        params.#list = parseQuery(search.slice(1));
+        params.#list = parseQuery(search, 1);
       }, ownedParams = (url, search) => {
-        let params = new _URLSearchParams(search);
-        return params.#url = url, params;
+        let params = new _URLSearchParams();
+        return params.#list = parseQuery(search, 1), params.#url = url, params;
       }, pairsOf = (params) => params.#list;
     }
-    constructor(init = "") {
+    constructor(init = void 0) {
+      if (init === void 0)
+        return;
       if (init === null || typeof init != "object" && typeof init != "function") {
-        init = usv(init), this.#list = parseQuery(init.startsWith("?") ? init.slice(1) : init);
+        init = usv(init), this.#list = parseQuery(init, init.startsWith("?") ? 1 : 0);
         return;
       }
       let iterator = init[Symbol.iterator];
@@ -920,13 +924,13 @@ var __exports = (() => {
       need(arguments, 1, "delete"), name = usv(name), value = value === void 0 ? void 0 : usv(value), this.#list = this.#list.filter(([k, v]) => k !== name || value !== void 0 && v !== value), this.#update();
     }
     get(name) {
-      return need(arguments, 1, "get"), name = usv(name), this.#list.find(([k]) => k === name)?.[1] ?? null;
+      return need(arguments, 1, "get"), name = usv(name), this.#list.find((pair) => pair[0] === name)?.[1] ?? null;
     }
     getAll(name) {
       return need(arguments, 1, "getAll"), name = usv(name), this.#list.filter(([k]) => k === name).map(([, v]) => v);
     }
     has(name, value = void 0) {
-      return need(arguments, 1, "has"), name = usv(name), value = value === void 0 ? void 0 : usv(value), this.#list.some(([k, v]) => k === name && (value === void 0 || v === value));
+      return need(arguments, 1, "has"), name = usv(name), value = value === void 0 ? void 0 : usv(value), this.#list.some((pair) => pair[0] === name && (value === void 0 || pair[1] === value));
     }
     set(name, value) {
       need(arguments, 2, "set"), name = usv(name), value = usv(value);

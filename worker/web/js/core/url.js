@@ -122,12 +122,23 @@ const decode = (s) => {
 const encode = (s) =>
   encodeURIComponent(s).replace(/[!'()~]|%20/g, (c) => (c === "%20" ? "+" : `%${c.charCodeAt(0).toString(16).toUpperCase()}`));
 
-function parseQuery(query) {
+// The pairs of a query, from its character at start on.
+function parseQuery(query, start) {
   const list = [];
-  for (const part of query.split("&")) {
-    if (part !== "") {
-      const at = part.indexOf("=");
-      list.push(at < 0 ? [decode(part), ""] : [decode(part.slice(0, at)), decode(part.slice(at + 1))]);
+  const plain = !/[+%]/.test(query);
+  for (let end; start < query.length; start = end + 1) {
+    end = query.indexOf("&", start);
+    if (end < 0) {
+      end = query.length;
+    }
+    if (end > start) {
+      let at = query.indexOf("=", start);
+      if (at < 0 || at > end) {
+        at = end;
+      }
+      const name = query.slice(start, at);
+      const value = query.slice(at + 1, end);
+      list.push(plain ? [name, value] : [decode(name), decode(value)]);
     }
   }
   return list;
@@ -141,20 +152,24 @@ export class URLSearchParams {
 
   static {
     refreshParams = (params, search) => {
-      params.#list = parseQuery(search.slice(1));
+      params.#list = parseQuery(search, 1);
     };
     ownedParams = (url, search) => {
-      const params = new URLSearchParams(search);
+      const params = new URLSearchParams();
+      params.#list = parseQuery(search, 1);
       params.#url = url;
       return params;
     };
     pairsOf = (params) => params.#list;
   }
 
-  constructor(init = "") {
+  constructor(init = undefined) {
+    if (init === undefined) {
+      return;
+    }
     if (init === null || (typeof init !== "object" && typeof init !== "function")) {
       init = usv(init);
-      this.#list = parseQuery(init.startsWith("?") ? init.slice(1) : init);
+      this.#list = parseQuery(init, init.startsWith("?") ? 1 : 0);
       return;
     }
     const iterator = init[Symbol.iterator];
@@ -200,7 +215,7 @@ export class URLSearchParams {
   get(name) {
     need(arguments, 1, "get");
     name = usv(name);
-    return this.#list.find(([k]) => k === name)?.[1] ?? null;
+    return this.#list.find((pair) => pair[0] === name)?.[1] ?? null;
   }
 
   getAll(name) {
@@ -213,7 +228,7 @@ export class URLSearchParams {
     need(arguments, 1, "has");
     name = usv(name);
     value = value === undefined ? undefined : usv(value);
-    return this.#list.some(([k, v]) => k === name && (value === undefined || v === value));
+    return this.#list.some((pair) => pair[0] === name && (value === undefined || pair[1] === value));
   }
 
   set(name, value) {
