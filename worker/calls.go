@@ -57,7 +57,8 @@ func targetOf(class string, id quickjs.Value) (t target, err error) {
 	return t, err
 }
 
-// hostCall calls a method: class, id, name, method, arguments. It returns a promise of the result.
+// hostCall calls a method: class, id, name, method, arguments, and what is told how it failed. It returns a promise of the
+// result.
 func (e *engine) hostCall(a quickjs.Args) (quickjs.Value, error) {
 	to, err := e.target(a)
 	if err != nil {
@@ -79,7 +80,10 @@ func (e *engine) hostCall(a quickjs.Args) (quickjs.Value, error) {
 	if err != nil {
 		return undefined, err
 	}
-	return promise, p.unless(e.send(p, to, method, body, e.decode))
+	if p.remote, err = a.At(5).Keep(); err == nil {
+		err = e.send(p, to, method, body, e.decode)
+	}
+	return promise, p.unless(err)
 }
 
 var errInTransaction = quickjs.NewError("Error", "Fetches and calls of others can't be made within a transaction, which may be rolled back: make them before or after ctx.storage.transaction().")
@@ -149,6 +153,7 @@ type pending struct {
 	e        *engine
 	op       *operation
 	resolver *quickjs.Resolver
+	remote   *quickjs.Ref // what is told how a call failed, or nil
 }
 
 // promise makes one, as something that the loop waits for.
@@ -162,26 +167,39 @@ func (e *engine) promise(l *loop) (quickjs.Value, *pending, error) {
 		op.drop()
 		return undefined, nil, err
 	}
-	return promise, &pending{e, op, resolver}, nil
+	return promise, &pending{e: e, op: op, resolver: resolver}, nil
 }
 
 // settle settles it, on any goroutine, with what fn makes in an entry of the engine: a value, or an error that
 // rejects it.
 func (p *pending) settle(fn func() (quickjs.Value, error)) {
 	if p.op.loop.isOver() {
-		p.resolver.Free()
+		p.free()
 		return
 	}
 	p.op.Settle(func() error {
+		defer p.free()
 		v, err := fn()
 		switch {
 		case isFatal(err):
 			return err
-		case err != nil:
+		case err == nil:
+			return p.resolver.Resolve(v)
+		case p.remote == nil:
 			return p.resolver.Reject(p.e.js.Exception(err))
 		}
-		return p.resolver.Resolve(v)
+		// A stub's promise shows through what the worker has of it only: it may have let go of that.
+		e := p.e.js.Exception(err)
+		if _, err := p.e.run.failed.Value().Call(undefined, p.remote.Value(), e); err != nil {
+			return err
+		}
+		return p.resolver.RejectQuietly(e)
 	})
+}
+
+func (p *pending) free() {
+	p.resolver.Free()
+	p.remote.Free()
 }
 
 // unless drops it if there is an error, which it returns.
@@ -195,5 +213,5 @@ func (p *pending) unless(err error) error {
 // drop leaves it as it is for ever. Whoever drops it does not settle it.
 func (p *pending) drop() {
 	p.op.drop()
-	p.resolver.Free()
+	p.free()
 }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,7 +132,7 @@ func (rq *request) goOn() {
 	defer rq.end()
 	ctx, cancel := context.WithTimeoutCause(rq.w.ctx, deferTimeMax, errDeferredTooLong)
 	defer cancel()
-	err := rq.drive(ctx, func() bool { return !rq.loop.held() })
+	err := rq.drive(ctx, rq.enter, func() bool { return !rq.loop.held() })
 	if errors.Is(err, errDeferredTooLong) {
 		rq.loop.log.log(slog.LevelWarn, err.Error())
 	}
@@ -146,11 +147,12 @@ func (rq *request) enter(fn func() error) error {
 // errHung says that a request can't come to an end.
 var errHung = errors.New("The Workers runtime canceled this request because it detected that your Worker's code had hung and would never generate a response.") //nolint:staticcheck,revive // Cloudflare's text
 
-// drive runs what the request has waited for until the condition holds; errHung says that it never will.
-func (rq *request) drive(ctx context.Context, done func() bool) error {
+// drive runs what the request has waited for until the condition holds; errHung says that it never will. Each runs in an
+// entry that enter makes.
+func (rq *request) drive(ctx context.Context, enter func(run func() error) error, done func() bool) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	return rq.run(ctx, func() bool {
+	return rq.run(ctx, enter, func() bool {
 		if done() {
 			return true
 		}
@@ -162,10 +164,10 @@ func (rq *request) drive(ctx context.Context, done func() bool) error {
 }
 
 // run runs what the request has waited for until the condition holds, which is asked whenever something has run.
-func (rq *request) run(ctx context.Context, done func() bool) error {
+func (rq *request) run(ctx context.Context, enter func(run func() error) error, done func() bool) error {
 	for !done() {
 		if run, ok := rq.loop.take(); ok {
-			if err := rq.enter(run); err != nil {
+			if err := enter(run); err != nil {
 				js, ok := errors.AsType[*jsError](err)
 				if !ok {
 					return err
@@ -202,37 +204,73 @@ func (rq *request) answer(rw http.ResponseWriter, r *http.Request) (head *web.He
 	if err != nil {
 		return nil, web.Body{}, err
 	}
-	take := func(v quickjs.Value) (err error) {
+	var request, promise *quickjs.Ref
+	defer func() {
+		request.Free()
+		promise.Free()
+	}()
+	answered := false
+	// look takes the answer when it is there.
+	look := func(answer quickjs.Value) (err error) {
+		v := answer
+		if answer.IsPromise() {
+			var state quickjs.PromiseState
+			switch state, v = answer.Promise(); state {
+			case quickjs.Rejected:
+				answered = true
+				return e.js.Caught(v)
+			case quickjs.Pending:
+				if promise == nil {
+					promise, err = answer.Keep()
+				}
+				return err
+			}
+		}
+		answered = true
 		head, body, err = e.platform.Take(v)
 		return err
 	}
-	var request *quickjs.Ref
-	defer func() { request.Free() }()
 	en := &entry{loop: &rq.loop}
-	ev, fn, then := rq.loop.event(en, func() (quickjs.Value, error) {
+	err = e.enter(en, func() (err error) {
 		made, err := e.platform.Request(headOf(r), in)
 		if err == nil {
 			request, err = made.Keep()
 		}
-		if err != nil {
-			return undefined, err
+		if err == nil {
+			en.result, err = e.run.serve.Value().Call(undefined, made)
 		}
-		return e.run.serve.Value().Call(undefined, made)
-	}, take)
-	if err := e.enter(en, fn, then); err != nil || ev.promise == nil {
+		return err
+	}, func() error { return look(en.result) })
+	if err != nil || answered {
 		return head, body, err
 	}
-	err = rq.drive(r.Context(), func() bool { return ev.settled })
+	var failed error // to answer
+	enter := func(run func() error) error {
+		en := &entry{loop: &rq.loop}
+		err := e.enter(en, func() error {
+			en.result = promise.Value()
+			return run()
+		}, func() error { return look(en.result) })
+		if answered {
+			failed = err
+			return nil
+		}
+		if _, ok := errors.AsType[*jsError](err); ok { // The jobs were run all the same.
+			failed = rq.enter(func() error { return look(promise.Value()) })
+		}
+		return err
+	}
+	err = rq.drive(r.Context(), enter, func() bool { return answered })
 	if r.Context().Err() != nil {
 		// The client has gone. The worker may want to know; what it has deferred goes on.
-		_ = rq.enter(func() error { return e.platform.Abort(request.Value()) })
+		_ = rq.enter(func() error {
+			if _, err := e.run.watch.Value().Call(undefined, promise.Value(), quickjs.IntValue(0)); err != nil { // It may fail now.
+				return err
+			}
+			return e.platform.Abort(request.Value())
+		})
 	}
-	if err != nil {
-		rq.loop.forget(ev)
-		return nil, web.Body{}, err
-	}
-	err = rq.enter(func() error { return ev.take(e, take) })
-	return head, body, err
+	return head, body, cmp.Or(err, failed)
 }
 
 // bodyOfRequest is the request's body for JavaScript.
@@ -335,7 +373,7 @@ func (rq *request) stream(rw http.ResponseWriter, r *http.Request, body io.ReadC
 	driven := make(chan struct{})
 	rq.w.wg.Go(func() {
 		defer close(driven)
-		if err := rq.run(ctx, func() bool { return false }); !errors.Is(err, errStreamed) {
+		if err := rq.run(ctx, rq.enter, func() bool { return false }); !errors.Is(err, errStreamed) {
 			_ = body.Close()
 		}
 	})

@@ -53,7 +53,7 @@ function check(instance, base) {
 }
 
 // settled makes a promise of what is to be waited for, and leaves all else as it is.
-const settled = (v) => ((typeof v === 'object' || typeof v === 'function') && v !== null && typeof v.then === 'function' ? Promise.resolve(v) : v);
+export const settled = (v) => ((typeof v === 'object' || typeof v === 'function') && v !== null && typeof v.then === 'function' ? Promise.resolve(v) : v);
 
 // invoke calls the method at a path of an instance.
 export function invoke(instance, base, method, args) {

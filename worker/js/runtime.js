@@ -6,7 +6,7 @@ import { DurableObject, EmailMessage, RpcTarget, WorkerEntrypoint, WorkflowEntry
 import { makeError, thrown } from './errors.js';
 import { host, setHost } from './host.js';
 import { makeId, makeNamespace, toldName } from './ids.js';
-import { invoke, read } from './receive.js';
+import { invoke, read, settled } from './receive.js';
 import { defer, DurableObjectState, ExecutionContext } from './state.js';
 import { RpcStub } from './stub.js';
 import { begin, drop, end, invokePlace, isPlace, readPlace, replace, revive, storable } from './targets.js';
@@ -16,20 +16,20 @@ const exports = {};
 const instances = new Map(); // by their objects' numbers
 let worker; // the bundle's module
 
-// handler finds what a worker's default export has under a name.
-function handler(name, ctx) {
+// handle has a worker's default export handle something.
+function handle(name, arg) {
 	const main = worker.default;
+	const ctx = new ExecutionContext(exports);
 	if (typeof main === 'function' && main.prototype instanceof WorkerEntrypoint) {
 		const instance = new main(ctx, env);
-		return typeof instance[name] === 'function' ? (arg) => instance[name](arg) : undefined;
+		if (typeof instance[name] === 'function') return settled(instance[name](arg));
+	} else if (typeof main?.[name] === 'function') {
+		return settled(main[name](arg, env, ctx));
 	}
-	return typeof main?.[name] === 'function' ? (arg) => main[name](arg, env, ctx) : undefined;
+	throw noHandler(name);
 }
 
-async function answer(fetch, request) {
-	if (!fetch) throw new Error('Handler does not export a fetch() function.');
-	return fetch(request);
-}
+const noHandler = (name) => new Error(`Handler does not export a ${name}() function.`);
 
 const has = (Class, method) => typeof Class?.prototype?.[method] === 'function';
 
@@ -85,7 +85,8 @@ export const runtime = {
 
 	fetch(o, request) {
 		const instance = instances.get(o);
-		return answer(typeof instance.fetch === 'function' ? (r) => instance.fetch(r) : undefined, request);
+		if (typeof instance.fetch !== 'function') throw noHandler('fetch');
+		return settled(instance.fetch(request));
 	},
 
 	async alarm(o, retryCount, scheduledTime) {
@@ -97,12 +98,15 @@ export const runtime = {
 	},
 
 	// serve answers an HTTP request that came to the worker itself.
-	serve: (request) => answer(handler('fetch', new ExecutionContext(exports)), request),
+	serve: (request) => handle('fetch', request),
+
+	// failed tells a stub how a call of it failed.
+	failed: (remote, e) => remote.failed(e),
 
 	// watch has Go told when a promise is settled.
 	watch(promise, number) {
-		const settled = () => host.settled(number);
-		promise.then(settled, settled);
+		const tell = () => host.settled(number);
+		promise.then(tell, tell);
 	},
 
 	makeError,

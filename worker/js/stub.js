@@ -27,6 +27,7 @@ function escape(name) {
 
 // pathOf is what methodOf was made of.
 export function pathOf(method) {
+	if (!/[%/]/.test(method)) return [method];
 	return method.split('/').map((name) => name.replace(/%(..)/g, (_, hex) => String.fromCharCode(parseInt(hex, 16))));
 }
 
@@ -39,6 +40,12 @@ function member(value, name) {
 	}
 	return value[name];
 }
+
+// callable is what the proxies of this module are proxies of: nothing but that it can be called.
+const callable = () => {};
+delete callable.name;
+delete callable.length;
+Object.preventExtensions(callable);
 
 // A Coming is what will come, can be awaited, and has properties and methods that can be called before it is
 // there.
@@ -63,7 +70,7 @@ class Coming {
 		if (name === Symbol.dispose) return () => dispose(this.promise);
 		if (name === handlerOf) return this;
 		if (typeof name === 'symbol') return undefined;
-		return new Proxy(function () {}, new Coming(this.promise, extend(this.path, name)));
+		return new Proxy(callable, new Coming(this.promise, extend(this.path, name)));
 	}
 
 	apply(_target, _this, args) {
@@ -78,7 +85,7 @@ class Coming {
 	}
 }
 
-const coming = (promise) => new Proxy(function () {}, new Coming(promise, []));
+const coming = (promise) => new Proxy(callable, new Coming(promise, []));
 
 function dispose(promise) {
 	promise.then((v) => v?.[Symbol.dispose]?.(), () => {});
@@ -121,19 +128,19 @@ class Remote {
 		return method[0] === '?' ? `?${this.#place}/${method.slice(1)}` : `${this.#place}/${method}`;
 	}
 
-	// send makes a call. A stub whose object was reset or went away is of no use any more.
+	// send makes a call.
 	send(method, args) {
 		if (this.#broken) return Promise.reject(this.#broken);
-		let p;
 		try {
-			p = host.call(this.#ns, this.#id, this.#name, this.#methodAt(method), args);
+			return host.call(this.#ns, this.#id, this.#name, this.#methodAt(method), args, this);
 		} catch (e) {
 			return Promise.reject(e);
 		}
-		p.catch((e) => {
-			if (breaks(e)) this.#broken ??= e;
-		});
-		return p;
+	}
+
+	// failed is told how a call failed: a stub whose object was reset or went away is of no use any more.
+	failed(e) {
+		if (breaks(e)) this.#broken ??= e;
 	}
 
 	async fetch(input, init) {
@@ -142,7 +149,7 @@ class Remote {
 		try {
 			return await host.fetch(this.#ns, this.#id, this.#name, request);
 		} catch (e) {
-			if (breaks(e)) this.#broken ??= e;
+			this.failed(e);
 			throw e;
 		}
 	}
@@ -162,7 +169,7 @@ class Property {
 		}
 		if (name === handlerOf) return this;
 		if (typeof name === 'symbol') return undefined;
-		return new Proxy(function () {}, new Property(this.remote, extend(this.path, name)));
+		return new Proxy(callable, new Property(this.remote, extend(this.path, name)));
 	}
 
 	apply(_target, _this, args) {
@@ -183,7 +190,7 @@ export class Target {
 		if (name === Symbol.dispose) return () => this.dispose();
 		if (name === 'dup') return () => targetOf(this.remote.another(), this.held);
 		if (typeof name === 'symbol' || isPromiseMethod(name)) return undefined;
-		return new Proxy(function () {}, new Property(this.remote, [name]));
+		return new Proxy(callable, new Property(this.remote, [name]));
 	}
 
 	apply(_target, _this, args) {
@@ -198,7 +205,7 @@ export class Target {
 	}
 }
 
-const targetOf = (remote, held) => new Proxy(function () {}, new Target(remote, held));
+const targetOf = (remote, held) => new Proxy(callable, new Target(remote, held));
 
 // makeTarget returns the stub of what an object has at a place; number is what Go holds it by.
 export const makeTarget = (ns, id, place, number) => targetOf(new Remote(ns, id, undefined, place), { number, stubs: 0 });
@@ -238,7 +245,7 @@ const wildcard = {
 			const v = target[name];
 			return typeof v === 'function' && !Object.hasOwn(target, name) ? v.bind(target) : v;
 		}
-		return new Proxy(function () {}, new Property(Fetcher.remoteOf(target), [name]));
+		return new Proxy(callable, new Property(Fetcher.remoteOf(target), [name]));
 	},
 };
 

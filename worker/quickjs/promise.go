@@ -33,6 +33,14 @@ func (r *Resolver) Resolve(v Value) error { return r.settle(r.resolve, v) }
 // Reject settles the promise with a reason.
 func (r *Resolver) Reject(reason Value) error { return r.settle(r.reject, reason) }
 
+// RejectQuietly is Reject of a promise that nothing needs to wait for: it is none of TakeRejections.
+func (r *Resolver) RejectQuietly(reason Value) error {
+	e := r.reject.e
+	e.rejections.quiet = true
+	defer func() { e.rejections.quiet = false }()
+	return r.Reject(reason)
+}
+
 func (r *Resolver) settle(with *Ref, v Value) error {
 	if with.freed() {
 		return nil
@@ -109,7 +117,10 @@ const rejectionsMax = 1024
 type rejection struct{ promise, reason lib.TJSValue }
 
 // rejections are those that were not taken yet, in their order.
-type rejections struct{ all []rejection }
+type rejections struct {
+	all   []rejection
+	quiet bool // those that come now are not remembered
+}
 
 func (r *rejections) clear(e *Engine) {
 	for _, one := range r.all {
@@ -124,7 +135,7 @@ func onRejection(tls *libc.TLS, _ uintptr, promise, reason lib.TJSValue, handled
 	e := engineOf(tls)
 	r := &e.rejections
 	if handled == 0 {
-		if len(r.all) < rejectionsMax {
+		if len(r.all) < rejectionsMax && !r.quiet {
 			r.all = append(r.all, rejection{promise: dup(promise), reason: dup(reason)})
 		}
 		return

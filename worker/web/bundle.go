@@ -18,6 +18,9 @@ var dist embed.FS
 // coreChunk is the script that each engine evaluates at its start; the others are evaluated at first use.
 const coreChunk = "core"
 
+// nodeChunk has the modules of Node.js.
+const nodeChunk = "node"
+
 // chunks are the scripts of dist, compiled at their first use in this process.
 var chunks = sync.OnceValue(func() map[string]func() (*quickjs.Bytecode, error) {
 	out := make(map[string]func() (*quickjs.Bytecode, error))

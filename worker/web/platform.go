@@ -17,6 +17,8 @@ type Platform struct {
 	engine *quickjs.Engine
 	js     functions
 
+	hasNode bool // the chunk with AsyncLocalStorage is loaded
+
 	streams streams
 	coders  coders
 	crypto  *webcrypto.Crypto
@@ -85,6 +87,7 @@ func (p *Platform) loadChunk(_ *quickjs.Engine, _ quickjs.Value, a quickjs.Args)
 	if err != nil {
 		return quickjs.Value{}, err
 	}
+	p.hasNode = p.hasNode || name == nodeChunk
 	return p.load(name)
 }
 
@@ -121,7 +124,12 @@ func (p *Platform) DropTimer(id int64) error {
 
 // NewEvent is to be called at the start of each event that does not come through a method of the platform's: it has
 // AsyncLocalStorage forget what enterWith left behind in another one.
-func (p *Platform) NewEvent() error { return p.call(p.js.newEvent) }
+func (p *Platform) NewEvent() error {
+	if !p.hasNode {
+		return nil
+	}
+	return p.call(p.js.newEvent)
+}
 
 // UnhandledRejection tells JavaScript of a promise that was rejected while nothing waits for it: an event on globalThis, and
 // a line in the log unless a listener prevents it. Listeners may leave jobs to be run.
