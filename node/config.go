@@ -8,7 +8,9 @@ import (
 	"net"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.opentelemetry.io/otel/trace"
@@ -130,8 +132,17 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
-// workerClassPattern is of WORKER/CLASS.
-var workerClassPattern = regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]{0,99}/[\pL_$][\pL\pN\pM_$]{0,99}$`)
+// workerClassPattern is of WORKER/CLASS. It does not count: a pattern that counts letters of all alphabets
+// takes megabytes.
+var workerClassPattern = regexp.MustCompile(`^[a-z0-9_][a-z0-9_-]*/[\pL_$][\pL\pN\pM_$]*$`)
+
+// workerPartMax is how many characters a worker's name and that of its class have at most.
+const workerPartMax = 100
+
+func isWorkerClass(name string) bool {
+	worker, class, _ := strings.Cut(name, "/")
+	return workerClassPattern.MatchString(name) && len(worker) <= workerPartMax && utf8.RuneCountInString(class) <= workerPartMax
+}
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
@@ -194,7 +205,7 @@ func (c Config) Validate() error {
 	seen := make(map[string]bool)
 	for _, class := range c.Classes {
 		switch {
-		case !namePattern.MatchString(class.Name) && (class.Service != nil || !workerClassPattern.MatchString(class.Name)):
+		case !namePattern.MatchString(class.Name) && (class.Service != nil || !isWorkerClass(class.Name)):
 			errs = append(errs, fmt.Errorf("class %q: a name must be 1 to 63 letters, digits, '.', '_' or '-'", class.Name))
 		case len(class.Name) >= len(reservedPrefix) && class.Name[:len(reservedPrefix)] == reservedPrefix:
 			errs = append(errs, fmt.Errorf("class %q: names beginning with %q are reserved", class.Name, reservedPrefix))

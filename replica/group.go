@@ -686,11 +686,7 @@ func (g *Group) truncatable() indexTerm {
 		to -= keep
 	}
 	if g.leader && g.log.bytes <= 4*logKeepBytes {
-		g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-			if id != g.id && pr.RecentActive && pr.Match > 0 {
-				to = min(to, pr.Match)
-			}
-		})
+		to = min(to, g.slowest())
 	}
 	if to <= g.log.trunc.Index {
 		return indexTerm{}
@@ -700,6 +696,17 @@ func (g *Group) truncatable() indexTerm {
 		return indexTerm{}
 	}
 	return indexTerm{to, term}
+}
+
+// slowest returns up to where the slowest of the owner's active followers has the log.
+func (g *Group) slowest() uint64 {
+	slowest := uint64(math.MaxUint64)
+	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if id != g.id && pr.RecentActive && pr.Match > 0 {
+			slowest = min(slowest, pr.Match)
+		}
+	})
+	return slowest
 }
 
 const (

@@ -18,11 +18,12 @@ type entryReader interface {
 	ReadEntries(shard placement.ShardID, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error)
 }
 
-// Bounds of the entries kept in memory, of one replica and of all that a node has. Followers that lag
-// further behind are fed from disk.
+// Bounds of the entries kept in memory: of one replica, of all that a node has, and of one replica that
+// nobody waits for. Followers that lag further behind are fed from disk.
 const (
 	tailBytesMax  = 512 << 10
 	tailsBytesMax = 64 << 20
+	tailBytesIdle = 4 << 10
 )
 
 // groupLog is a replica's log as Raft reads it (raft.Storage): the newest entries in memory, the
@@ -164,6 +165,33 @@ func trimTails(groups []*Group) {
 	}
 }
 
+// trimApplied forgets the entries in memory that are applied here and, of an owner, on every active follower:
+// with each tick, so that what a node keeps is what is under way and not what its bounds allow.
+func (g *Group) trimApplied() {
+	if g.log.tailBytes <= tailBytesIdle {
+		return
+	}
+	from := g.applied.Index
+	if g.leader {
+		from = min(from, g.slowest())
+	}
+	g.log.trimBefore(from)
+}
+
+// trimBefore forgets the entries in memory before an index. The entry there stays: Raft asks for the term of
+// the one before those it sends.
+func (l *groupLog) trimBefore(index uint64) {
+	first := l.tailFirst()
+	if index <= first {
+		return
+	}
+	drop := min(index-first, uint64(len(l.tail)))
+	for _, e := range l.tail[:drop] {
+		l.tailBytes -= entryBytes(e)
+	}
+	l.tail = slices.Clone(l.tail[drop:])
+}
+
 // reset is the log after a snapshot: empty, behind it.
 func (l *groupLog) reset(at indexTerm) {
 	l.trunc, l.last, l.tail, l.tailBytes, l.bytes = at, at, nil, 0, 0
@@ -171,12 +199,7 @@ func (l *groupLog) reset(at indexTerm) {
 
 // truncateTo forgets entries up to the index.
 func (l *groupLog) truncateTo(at indexTerm) {
-	if first := l.tailFirst(); at.Index >= first {
-		for _, e := range l.tail[:at.Index+1-first] {
-			l.tailBytes -= entryBytes(e)
-		}
-		l.tail = slices.Clone(l.tail[at.Index+1-first:])
-	}
+	l.trimBefore(at.Index + 1)
 	kept := l.last.Index - at.Index
 	if whole := l.last.Index - l.trunc.Index; whole > 0 {
 		l.bytes = l.bytes * kept / whole

@@ -38,3 +38,30 @@ func TestTailsAreBounded(t *testing.T) {
 		}
 	}
 }
+
+// Of what is applied nothing stays in memory but the entry before what comes next; what is not applied stays
+// whole.
+func TestTailsForgetWhatIsApplied(t *testing.T) {
+	t.Parallel()
+	const entries, applied = 64, 50
+	g := &Group{}
+	for at := range uint64(entries) {
+		g.log.append([]*raftpb.Entry{{Index: new(at + 1), Term: new(uint64(1)), Data: make([]byte, 1<<10)}})
+	}
+	for _, at := range []uint64{0, applied, applied} {
+		g.applied.Index = at
+		g.trimApplied()
+		if got, want := g.log.tailFirst(), max(at, 1); got != want {
+			t.Fatalf("applied to %d: the entries in memory begin with %d, want %d", at, got, want)
+		}
+		got, err := g.log.Entries(g.log.tailFirst(), entries+1, 1<<20)
+		if err != nil || len(got) != entries+1-int(g.log.tailFirst()) || got[len(got)-1].GetIndex() != entries {
+			t.Fatalf("applied to %d: %d entries (%v)", at, len(got), err)
+		}
+	}
+	g.applied.Index = entries
+	g.trimApplied()
+	if g.log.tailBytes > tailBytesIdle || g.log.tailFirst() != entries {
+		t.Errorf("with all applied %d bytes from %d on are in memory", g.log.tailBytes, g.log.tailFirst())
+	}
+}

@@ -647,6 +647,7 @@ func (h *Host) tickGroups() {
 		if g.failed != nil {
 			continue
 		}
+		g.trimApplied()
 		if g.leader {
 			g.quiet = 0
 			g.settling = max(g.settling-1, 0)
