@@ -80,7 +80,7 @@ func serveNode(cfg roleConfig, class actor.Class) (*server, error) {
 
 // serveLoaded serves a node with a class, and with workers if there is a loader for them.
 func serveLoaded(cfg roleConfig, class actor.Class, l node.Loader) (*server, error) {
-	node.TuneRuntime(cfg.MemoryLimit)
+	untune := node.TuneRuntime(cfg.MemoryLimit)
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	alarms := &alarms{}
@@ -91,10 +91,12 @@ func serveLoaded(cfg roleConfig, class actor.Class, l node.Loader) (*server, err
 		MemoryLimit: cfg.MemoryLimit, SnapshotRate: cfg.SnapshotRate, MinFreeDisk: cfg.MinFreeDisk, Classes: []actor.Class{class, alarms.class()}, Loader: l, Logger: logger(),
 	})
 	if err != nil {
+		untune()
 		return nil, err
 	}
 	if err := n.WaitReady(ctx); err != nil {
 		_ = n.Close(ctx)
+		untune()
 		return nil, err
 	}
 	a := n.Addresses()
@@ -110,6 +112,7 @@ func serveLoaded(cfg roleConfig, class actor.Class, l node.Loader) (*server, err
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()
 			_ = n.Close(ctx)
+			untune()
 		},
 	}, nil
 }

@@ -1,23 +1,29 @@
 package node
 
 import (
+	"context"
 	"os"
 	"runtime/debug"
+	gometrics "runtime/metrics"
+	"time"
 
 	"github.com/holdfast-io/holdfast/storage"
 )
 
-// gcPercent lets a node's heap grow to five times what is live before it is collected: what is live
-// is small beside what calls allocate.
-const gcPercent = 400
+// How lazy the garbage collector is: at best a heap twice what is live, for what a node keeps is small and
+// should be; at most five times that, for what calls allocate is not. Between them, as lazy as it
+// must be to take gcShare of the machine's CPU time.
+const (
+	gcPercentMin = 100
+	gcPercentMax = 400
+	gcShare      = 0.04
+	gcEach       = 500 * time.Millisecond
+)
 
-// TuneRuntime sets the process's garbage collector up for a node, for programs that do nothing
-// else: lazy as long as there is memory, and diligent when limit bytes (0: what the machine, or
-// its container, has) are near. GOGC and GOMEMLIMIT in the environment win.
-func TuneRuntime(limit int64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
+// TuneRuntime sets the process's garbage collector up for a node, for programs that do nothing else, until
+// stop, which waits: lazier the more there is to do, and diligent when limit bytes (0: what the machine,
+// or its container, has) are near. GOGC and GOMEMLIMIT in the environment win.
+func TuneRuntime(limit int64) (stop func()) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		limit = memoryLimit(limit)
 		goLimit := limit / 20 * 17
@@ -27,6 +33,69 @@ func TuneRuntime(limit int64) {
 		}
 		debug.SetMemoryLimit(goLimit)
 	}
+	if os.Getenv("GOGC") != "" {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tuneGC(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
+// tuneGC keeps the garbage collector's percentage where gcPercent wants it.
+func tuneGC(ctx context.Context) {
+	percent := gcPercentMin
+	debug.SetGCPercent(percent)
+	each := time.NewTicker(gcEach)
+	defer each.Stop()
+	spent, had := gcTimes()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-each.C:
+		}
+		nowSpent, nowHad := gcTimes()
+		if nowHad <= had {
+			continue
+		}
+		next := gcPercent(percent, (nowSpent-spent)/(nowHad-had))
+		spent, had = nowSpent, nowHad
+		if 10*max(next-percent, percent-next) >= percent { // Not for a little: it stops the world for a moment.
+			debug.SetGCPercent(next)
+			percent = next
+		}
+	}
+}
+
+// gcPercent returns the percentage that follows one at which the garbage collector took that share of the
+// CPU time there was. It goes half the way, for what a moment takes says little: the work is the less the
+// higher the percentage is.
+func gcPercent(percent int, share float64) int {
+	wanted := min(max(float64(percent)*share/gcShare, gcPercentMin), gcPercentMax)
+	return int((float64(percent)+wanted)/2 + 0.5)
+}
+
+// gcTimes returns for how many seconds the garbage collector has run on CPUs that had other things to do,
+// and for how many there were CPUs.
+func gcTimes() (spent, had float64) {
+	samples := []gometrics.Sample{
+		{Name: "/cpu/classes/total:cpu-seconds"},
+		{Name: "/cpu/classes/gc/mark/dedicated:cpu-seconds"},
+		{Name: "/cpu/classes/gc/mark/assist:cpu-seconds"},
+		{Name: "/cpu/classes/gc/pause:cpu-seconds"},
+	}
+	gometrics.Read(samples)
+	for _, s := range samples[1:] {
+		spent += s.Value.Float64()
+	}
+	return spent, samples[0].Value.Float64()
 }
 
 // storeMemory returns how large the store's block cache and each of its memtables are, of a node with so

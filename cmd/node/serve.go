@@ -133,7 +133,7 @@ func serve(ctx context.Context, e env, f listenFlags, l *loader, cfg node.Config
 		defer traces.Close() // After the node.
 		cfg.TracerProvider = traces
 	}
-	node.TuneRuntime(cfg.MemoryLimit)
+	defer node.TuneRuntime(cfg.MemoryLimit)()
 	n, err := node.Start(ctx, cfg)
 	if err != nil {
 		if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
