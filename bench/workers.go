@@ -1,16 +1,20 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -74,28 +78,75 @@ type counters struct {
 
 // overHTTP is a worker at some addresses, which its callers are spread over.
 func (b *bench) overHTTP(name string, pids []int, addresses ...string) *counters {
-	transport := &http.Transport{MaxIdleConnsPerHost: connections, MaxConnsPerHost: connections, DisableCompression: true}
-	c := &http.Client{Transport: transport}
+	callers := make([]httpCaller, connections)
+	for i := range callers {
+		callers[i].address = addresses[i%len(addresses)]
+	}
+	context.AfterFunc(b.ctx, func() {
+		for i := range callers {
+			callers[i].close()
+		}
+	})
 	return &counters{name: name, pids: pids, call: func(ctx context.Context, caller int, name string, increment bool) (int64, error) {
-		path := "/"
+		path := "/?name="
 		if increment {
-			path = "/increment"
+			path = "/increment?name="
 		}
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addresses[caller%len(addresses)]+path+"?name="+name, http.NoBody)
+		body, err := callers[caller].get(ctx, path+name)
 		if err != nil {
 			return 0, err
-		}
-		resp, err := c.Do(req)
-		if err != nil {
-			return 0, err
-		}
-		defer func() { _ = resp.Body.Close() }()
-		body, err := io.ReadAll(resp.Body)
-		if err != nil || resp.StatusCode != http.StatusOK {
-			return 0, fmt.Errorf("%s: %.200s: %w", resp.Status, body, err)
 		}
 		return strconv.ParseInt(string(body[bytes.LastIndexByte(body, ' ')+1:]), 10, 64)
 	}}
+}
+
+// httpCaller makes requests over a connection of its own, one after the other. It does no more than that, for
+// what a client of more comfort takes of the CPU is missing to a server that can use all of it.
+type httpCaller struct {
+	address string
+	out     []byte
+	in      *bufio.Reader
+
+	mu   sync.Mutex // of conn, which close may want while it waits
+	conn net.Conn
+}
+
+// get returns the body of what is answered with 200.
+func (c *httpCaller) get(ctx context.Context, path string) ([]byte, error) {
+	if c.in == nil {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", c.address)
+		if err != nil {
+			return nil, err
+		}
+		c.mu.Lock()
+		c.conn = conn
+		c.mu.Unlock()
+		c.in = bufio.NewReader(conn)
+	}
+	c.out = fmt.Appendf(c.out[:0], "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, c.address)
+	if _, err := c.conn.Write(c.out); err != nil {
+		return nil, err
+	}
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return nil, err
+	}
+	body, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK || resp.Close {
+		return nil, fmt.Errorf("%s: %.200s: %w", resp.Status, body, cmp.Or(err, errNotKept))
+	}
+	return body, nil
+}
+
+var errNotKept = errors.New("not 200 and kept open")
+
+func (c *httpCaller) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn != nil {
+		_ = c.conn.Close()
+	}
 }
 
 // load calls so many counters of a set over all connections, and wants every acknowledged increment to be
