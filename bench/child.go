@@ -230,7 +230,7 @@ func serveRole(role string) error {
 		defer stop()
 	}
 	start, ok := map[string]func(roleConfig) (*server, error){
-		"echo": startEcho, "node": startNode, "lister": startLister, "large": startLarge, "replica": startReplica, "callers": startCallers, "worker": startWorker,
+		"echo": startEcho, "node": startNode, "lister": startLister, "large": startLarge, "replica": startReplica, "callers": startCallers, "worker": startWorker, "engines": startEngines,
 	}[role]
 	if !ok {
 		return fmt.Errorf("no such role: %q", role)

@@ -414,12 +414,37 @@ const (
 	rowManyWrite = "/increment, 1,000 objects"
 	rowManyRead  = "/, 1,000 objects"
 	rowResident  = "resident memory, MiB"
+	rowObject    = "resident memory of an object, KiB"
+	rowEngine    = "an engine until its first answer"
+	rowEngineKiB = "resident memory of an engine, KiB"
 )
 
-var workersRows = []string{rowFirst, rowCold, rowOneWrite, rowOneRead, rowManyWrite, rowManyRead, rowResident}
+var workersRows = []string{rowEngine, rowEngineKiB, rowFirst, rowCold, rowOneWrite, rowOneRead, rowManyWrite, rowManyRead, rowResident, rowObject}
 
 // workersRound measures everything once. The servers run one after the other: each has the machine for itself.
 func (b *bench) workersRound(round int, built *bundle.Bundle, file []byte, results map[cell][]figures) error {
+	take := func(server int, row string, f figures) {
+		sayf("workers, round %d of %d: %-20s %-36s %8.0f  p50 %s", round+1, b.o.rounds, workersNames[server], row, f.perSecond, f.p50)
+		results[cell{row, server}] = append(results[cell{row, server}], f)
+	}
+	if b.o.rows.MatchString(rowEngine) || b.o.rows.MatchString(rowEngineKiB) {
+		for server, measure := range []func() (start, memory figures, err error){
+			func() (start, memory figures, err error) { return b.workerdStart(built) },
+			b.workersEngines,
+		} {
+			start, memory, err := measure()
+			if err != nil {
+				return fmt.Errorf("%s: %w", rowEngine, err)
+			}
+			if start.p50 > 0 {
+				take(server, rowEngine, start)
+				take(server, rowEngineKiB, memory)
+			}
+		}
+		if err := b.clear(); err != nil {
+			return err
+		}
+	}
 	reference := func() (*counters, func(), error) { return b.workerd(built) }
 	own := func(start func() (*counters, error)) func() (*counters, func(), error) {
 		return func() (*counters, func(), error) {
@@ -440,10 +465,7 @@ func (b *bench) workersRound(round int, built *bundle.Bundle, file []byte, resul
 		if c == nil {
 			continue
 		}
-		err = b.workersRows(c, fmt.Sprintf("r%d", round), func(row string, f figures) {
-			sayf("workers, round %d of %d: %-20s %-36s %8.0f/s  p50 %s", round+1, b.o.rounds, c.name, row, f.perSecond, f.p50)
-			results[cell{row, i}] = append(results[cell{row, i}], f)
-		})
+		err = b.workersRows(c, fmt.Sprintf("r%d", round), func(row string, f figures) { take(i, row, f) })
 		stop()
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
@@ -471,6 +493,17 @@ func (b *bench) workersRows(c *counters, set string, take func(row string, f fig
 			bytes, err := c.resident()
 			return figures{perSecond: float64(bytes >> 20)}, err
 		}},
+		{rowObject, func() (figures, error) {
+			before, err := c.resident()
+			if err != nil {
+				return figures{}, err
+			}
+			if _, err := b.workersCold(c, set+"-kept"); err != nil {
+				return figures{}, err
+			}
+			after, err := c.resident()
+			return figures{perSecond: float64(after-before) / activeObjects / 1024}, err
+		}},
 	} {
 		if !b.o.rows.MatchString(row.name) {
 			continue
@@ -489,7 +522,7 @@ var workersNames = []string{"workerd", "worker, one node", "worker, three nodes"
 
 // printWorkers prints the medians, and their ratios to workerd's of the same round.
 func (b *bench) printWorkers(results map[cell][]figures) {
-	b.printf("\n## a counter as a worker by HTTP, %d connections; workerd stores on disk, on one node\n\n%-36s %-22s %10s %9s %9s %9s %9s\n",
+	b.printf("\n## a counter as a worker by HTTP, %d connections; workerd stores on disk, on one node, and its engine is its process\n\n%-36s %-22s %10s %9s %9s %9s %9s\n",
 		connections, "", "", "per second", "p50", "p99", "CPU/call", "× workerd")
 	perSecond := func(f figures) float64 { return f.perSecond }
 	for _, row := range workersRows {
