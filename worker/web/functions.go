@@ -95,7 +95,15 @@ var hostFunctions = map[string]func(*Platform, args) (any, error){
 		return p.coders.add(a.str(0), a.bool(1))
 	},
 	"now":      func(p *Platform, _ args) (any, error) { return float64(p.host.Now().UnixMilli()), nil },
-	"parseURL": func(_ *Platform, a args) (any, error) { return orNull(parseURL(a.str(0), a.str(1))), nil },
+	"parseURL": func(_ *Platform, a args) (any, error) {
+		url, base := a.str(0), a.str(1)
+		if base == "" {
+			if hostEnd, pathStart, queryStart, ok := plainURL(url); ok {
+				return hostEnd | pathStart<<10 | queryStart<<20, nil
+			}
+		}
+		return orNull(parseURL(url, base)), nil
+	},
 	"parseMultipart": func(_ *Platform, a args) (any, error) {
 		index, contents, err := parseMultipart(a.bytes(0), a.str(1))
 		return []any{index, contents}, named("TypeError", err)

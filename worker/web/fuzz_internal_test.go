@@ -34,6 +34,32 @@ func FuzzParseURL(f *testing.F) {
 	})
 }
 
+// A plain URL is what the parser makes of it, and its parts are where plainURL says.
+func FuzzPlainURL(f *testing.F) {
+	for _, s := range []string{
+		"http://a.example/", "https://a.example:8787/x/y.z?q=%41&r=a+b", "http://1.2.3.4:81/?a", "http://1.2.3.04/", "http://1.2.3/", "http://0x7f.1/",
+		"http://a.0x7/", "http://a.1/", "http://a./", "http://.a/", "http://a..b/", "http://xn--a/", "http://a-/", "http://a:80/", "https://a:443/",
+		"https://a:80/", "http://a:08/", "http://a:65536/", "http://a:/", "http://a", "http://a/.", "http://a/../b", "http://a/.x", "http://a/%2e/",
+		"http://a/?", "http://a/?'", "http://a/#", "http://u@a/", "HTTP://a/", "http://A/", "http://256.1.1.1/", "http:///a", "http://-a/", "http://a.-b/",
+		"http://a\n/", "http://\u00fc/", "http://a/\u00fc", "http://1.2.3.4./", "http://1.2.3.-4/", "http://a/;x=1,2", "http://a/|", "http://a/^", "http://a/[", "http://a/?[",
+	} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		hostEnd, pathStart, queryStart, ok := plainURL(s)
+		if !ok {
+			return
+		}
+		begin := strings.Index(s, "//") + 2
+		want := strings.Join([]string{
+			s, s[:begin-2], "", "", s[begin:hostEnd], strings.TrimPrefix(s[hostEnd:pathStart], ":"), s[pathStart:queryStart], s[queryStart:], "",
+		}, "\n")
+		if got, ok := parseURL(s, ""); !ok || got != want {
+			t.Errorf("%q is %q (%t), not %q", s, got, ok, want)
+		}
+	})
+}
+
 // A text in pieces is the text as a whole.
 func FuzzDecodeText(f *testing.F) {
 	f.Add([]byte("a\xe2\x82\xac\xf0\x9f\x98\x80\xff\xc3"), 3)

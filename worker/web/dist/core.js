@@ -754,111 +754,150 @@ var __exports = (() => {
   // js/core/url.js
   var HREF = 0, PROTOCOL = 1, USERNAME = 2, PASSWORD = 3, HOSTNAME = 4, PORT = 5, PATHNAME = 6, SEARCH = 7, HASH = 8, special = /* @__PURE__ */ new Set(["http:", "https:", "ftp:", "ws:", "wss:"]);
   function parse(url, base) {
-    if (base = base === void 0 ? void 0 : usv(base), base !== "")
-      return host.parseURL(usv(url), base ?? "")?.split(`
-`);
+    if (base === void 0) {
+      let parts = host.parseURL(url, "");
+      return typeof parts == "string" ? parts.split(`
+`) : parts;
+    }
+    return base = usv(base), base === "" ? null : host.parseURL(url, base)?.split(`
+`) ?? null;
   }
-  var hrefOf = (url) => parse(url)?.[HREF], setQuery, URL = class _URL {
+  function plainPart(url, marks, part) {
+    switch (part) {
+      case HREF:
+        return url;
+      case PROTOCOL:
+        return url[4] === ":" ? "http:" : "https:";
+      case HOSTNAME:
+        return url.slice(url[4] === ":" ? 7 : 8, marks & 1023);
+      case PORT:
+        return url.slice((marks & 1023) + 1, marks >> 10 & 1023);
+      case PATHNAME:
+        return url.slice(marks >> 10 & 1023, marks >> 20);
+      case SEARCH:
+        return url.slice(marks >> 20);
+      default:
+        return "";
+    }
+  }
+  function hrefOf(url) {
+    url = usv(url);
+    let parts = parse(url);
+    return typeof parts == "number" ? url : parts?.[HREF];
+  }
+  var partOf, setPart, setQuery, URL = class _URL {
+    #input;
+    // of which, when it is plain, #parts are the marks
     #parts;
-    #params = void 0;
+    #params;
     static {
-      setQuery = (url, query) => url.#set("search", query === "" ? "" : `?${query}`, !1);
+      partOf = (url, i) => {
+        let parts = url.#parts;
+        return typeof parts == "number" ? plainPart(url.#input, parts, i) : parts[i];
+      }, setPart = (url, name, value) => {
+        url.#parts = host.setURL(partOf(url, HREF), name, usv(value)).split(`
+`), url.#params !== void 0 && refreshParams(url.#params, partOf(url, SEARCH));
+      }, setQuery = (url, query) => {
+        url.#parts = host.setURL(partOf(url, HREF), "search", query === "" ? "" : `?${query}`).split(`
+`);
+      };
     }
     constructor(url, base = void 0) {
-      if (need(arguments, 1, "URL"), this.#parts = parse(url, base), this.#parts === void 0)
-        throw Object.assign(new TypeError(`Invalid URL: ${url}`), { code: "ERR_INVALID_URL", input: `${url}` });
+      url = usv(url);
+      let parts = parse(url, base);
+      if (parts === null)
+        throw Object.assign(new TypeError(`Invalid URL: ${url}`), { code: "ERR_INVALID_URL", input: url });
+      this.#input = url, this.#parts = parts;
     }
     static canParse(url, base = void 0) {
-      return need(arguments, 1, "canParse"), parse(url, base) !== void 0;
+      return need(arguments, 1, "canParse"), parse(usv(url), base) !== null;
     }
     static parse(url, base = void 0) {
       return need(arguments, 1, "parse"), _URL.canParse(url, base) ? new _URL(url, base) : null;
     }
-    #set(name, value, refresh = !0) {
-      this.#parts = host.setURL(this.#parts[HREF], name, usv(value)).split(`
-`), refresh && this.#params !== void 0 && refreshParams(this.#params, this.#parts[SEARCH]);
-    }
     get href() {
-      return this.#parts[HREF];
+      return partOf(this, HREF);
     }
     set href(v) {
+      v = usv(v);
       let parts = parse(v);
-      if (parts === void 0)
+      if (parts === null)
         throw new TypeError(`Invalid URL: ${v}`);
-      this.#parts = parts, this.#params !== void 0 && refreshParams(this.#params, parts[SEARCH]);
+      this.#input = v, this.#parts = parts, this.#params !== void 0 && refreshParams(this.#params, partOf(this, SEARCH));
     }
     get origin() {
-      let protocol = this.#parts[PROTOCOL];
+      let protocol = partOf(this, PROTOCOL);
       if (special.has(protocol))
         return `${protocol}//${this.host}`;
       if (protocol === "blob:") {
-        let inner = _URL.parse(this.#parts[PATHNAME]);
+        let inner = _URL.parse(partOf(this, PATHNAME));
         return inner !== null && /^https?:$/.test(inner.protocol) ? inner.origin : "null";
       }
       return "null";
     }
     get protocol() {
-      return this.#parts[PROTOCOL];
+      return partOf(this, PROTOCOL);
     }
     set protocol(v) {
-      this.#set("protocol", v);
+      setPart(this, "protocol", v);
     }
     get username() {
-      return this.#parts[USERNAME];
+      return partOf(this, USERNAME);
     }
     set username(v) {
-      this.#set("username", v);
+      setPart(this, "username", v);
     }
     get password() {
-      return this.#parts[PASSWORD];
+      return partOf(this, PASSWORD);
     }
     set password(v) {
-      this.#set("password", v);
+      setPart(this, "password", v);
     }
     get host() {
-      return this.#parts[PORT] === "" ? this.#parts[HOSTNAME] : `${this.#parts[HOSTNAME]}:${this.#parts[PORT]}`;
+      let port = partOf(this, PORT);
+      return port === "" ? partOf(this, HOSTNAME) : `${partOf(this, HOSTNAME)}:${port}`;
     }
     set host(v) {
-      this.#set("host", v);
+      setPart(this, "host", v);
     }
     get hostname() {
-      return this.#parts[HOSTNAME];
+      return partOf(this, HOSTNAME);
     }
     set hostname(v) {
-      this.#set("hostname", v);
+      setPart(this, "hostname", v);
     }
     get port() {
-      return this.#parts[PORT];
+      return partOf(this, PORT);
     }
     set port(v) {
-      this.#set("port", v);
+      setPart(this, "port", v);
     }
     get pathname() {
-      return this.#parts[PATHNAME];
+      return partOf(this, PATHNAME);
     }
     set pathname(v) {
-      this.#set("pathname", v);
+      setPart(this, "pathname", v);
     }
     get search() {
-      return this.#parts[SEARCH];
+      return partOf(this, SEARCH);
     }
     set search(v) {
-      this.#set("search", v);
+      setPart(this, "search", v);
     }
     get hash() {
-      return this.#parts[HASH];
+      return partOf(this, HASH);
     }
     set hash(v) {
-      this.#set("hash", v);
+      setPart(this, "hash", v);
     }
     get searchParams() {
-      return this.#params ??= ownedParams(this, this.#parts[SEARCH]);
+      return this.#params ??= ownedParams(this, partOf(this, SEARCH));
     }
     toString() {
-      return this.#parts[HREF];
+      return partOf(this, HREF);
     }
     toJSON() {
-      return this.#parts[HREF];
+      return partOf(this, HREF);
     }
   }, decode = (s) => {
     if (s.includes("+") && (s = s.replaceAll("+", " ")), !s.includes("%"))
@@ -869,9 +908,9 @@ var __exports = (() => {
       return host.percentDecode(s);
     }
   }, encode = (s) => encodeURIComponent(s).replace(/[!'()~]|%20/g, (c) => c === "%20" ? "+" : `%${c.charCodeAt(0).toString(16).toUpperCase()}`);
-  function parseQuery(query, start2) {
-    let list = [], plain = !/[+%]/.test(query);
-    for (let end; start2 < query.length; start2 = end + 1)
+  function parseQuery(query) {
+    let list = [], plain = !encoded.test(query);
+    for (let start2 = 0, end; start2 < query.length; start2 = end + 1)
       if (end = query.indexOf("&", start2), end < 0 && (end = query.length), end > start2) {
         let at = query.indexOf("=", start2);
         (at < 0 || at > end) && (at = end);
@@ -880,73 +919,93 @@ var __exports = (() => {
       }
     return list;
   }
-  var refreshParams, ownedParams, pairsOf, URLSearchParams = class _URLSearchParams {
-    #list = [];
-    #url = null;
+  function lookUp(query, name) {
+    for (let at = 0; (at = query.indexOf(name, at)) >= 0; at++)
+      if (at === 0 || query[at - 1] === "&") {
+        let end = at + name.length, next = query[end];
+        if (next === "=") {
+          let over = query.indexOf("&", end);
+          return over < 0 ? query.slice(end + 1) : query.slice(end + 1, over);
+        }
+        if (next === void 0 || next === "&")
+          return "";
+      }
+    return null;
+  }
+  var encoded = /[+%]/, separates = /[&=]|^$/, single, refreshParams, ownedParams, pairsOf, setPairs, owned = {}, URLSearchParams = class _URLSearchParams {
+    #pairs;
+    // or the query, as long as they are not needed
+    #url;
     static {
       refreshParams = (params, search) => {
-        params.#list = parseQuery(search, 1);
+        params.#pairs = search.slice(1);
       }, ownedParams = (url, search) => {
-        let params = new _URLSearchParams();
-        return params.#list = parseQuery(search, 1), params.#url = url, params;
-      }, pairsOf = (params) => params.#list;
+        let params = new _URLSearchParams(owned);
+        return params.#pairs = search.slice(1), params.#url = url, params;
+      }, pairsOf = (params) => {
+        let pairs = params.#pairs;
+        return typeof pairs == "string" ? params.#pairs = parseQuery(pairs) : pairs;
+      }, setPairs = (params, pairs) => {
+        params.#pairs = pairs, params.#url !== void 0 && setQuery(params.#url, params.toString());
+      };
     }
-    constructor(init = void 0) {
-      if (init === void 0)
+    constructor(init = "") {
+      if (init === owned)
         return;
       if (init === null || typeof init != "object" && typeof init != "function") {
-        init = usv(init), this.#list = parseQuery(init, init.startsWith("?") ? 1 : 0);
+        init = usv(init), this.#pairs = init[0] === "?" ? init.slice(1) : init;
         return;
       }
-      let iterator = init[Symbol.iterator];
+      let pairs = this.#pairs = [], iterator = init[Symbol.iterator];
       if (iterator != null) {
         for (let pair of init) {
           let [...both] = pair;
           if (both.length !== 2)
             throw new TypeError("Failed to construct 'URLSearchParams': each pair must have a name and a value.");
-          this.#list.push([usv(both[0]), usv(both[1])]);
+          pairs.push([usv(both[0]), usv(both[1])]);
         }
         return;
       }
       for (let key of Reflect.ownKeys(init))
-        Object.getOwnPropertyDescriptor(init, key)?.enumerable && this.#list.push([usv(key), usv(init[key])]);
-    }
-    #update() {
-      this.#url !== null && setQuery(this.#url, this.toString());
+        Object.getOwnPropertyDescriptor(init, key)?.enumerable && pairs.push([usv(key), usv(init[key])]);
     }
     get size() {
-      return this.#list.length;
+      return pairsOf(this).length;
     }
     append(name, value) {
-      need(arguments, 2, "append"), this.#list.push([usv(name), usv(value)]), this.#update();
+      need(arguments, 2, "append");
+      let pair = [usv(name), usv(value)], pairs = pairsOf(this);
+      pairs.push(pair), setPairs(this, pairs);
     }
     delete(name, value = void 0) {
-      need(arguments, 1, "delete"), name = usv(name), value = value === void 0 ? void 0 : usv(value), this.#list = this.#list.filter(([k, v]) => k !== name || value !== void 0 && v !== value), this.#update();
+      need(arguments, 1, "delete"), name = usv(name), value = value === void 0 ? void 0 : usv(value), setPairs(this, pairsOf(this).filter(([k, v]) => k !== name || value !== void 0 && v !== value));
     }
     get(name) {
-      return need(arguments, 1, "get"), name = usv(name), this.#list.find((pair) => pair[0] === name)?.[1] ?? null;
+      need(arguments, 1, "get"), name !== single && (name = usv(name), separates.test(name) || (single = name));
+      let pairs = this.#pairs;
+      return name === single && typeof pairs == "string" && !encoded.test(pairs) ? lookUp(pairs, name) : pairsOf(this).find((pair) => pair[0] === name)?.[1] ?? null;
     }
     getAll(name) {
-      return need(arguments, 1, "getAll"), name = usv(name), this.#list.filter(([k]) => k === name).map(([, v]) => v);
+      return need(arguments, 1, "getAll"), name = usv(name), pairsOf(this).filter(([k]) => k === name).map(([, v]) => v);
     }
     has(name, value = void 0) {
-      return need(arguments, 1, "has"), name = usv(name), value = value === void 0 ? void 0 : usv(value), this.#list.some((pair) => pair[0] === name && (value === void 0 || pair[1] === value));
+      return need(arguments, 1, "has"), name = usv(name), value = value === void 0 ? void 0 : usv(value), pairsOf(this).some((pair) => pair[0] === name && (value === void 0 || pair[1] === value));
     }
     set(name, value) {
       need(arguments, 2, "set"), name = usv(name), value = usv(value);
-      let at = this.#list.findIndex(([k]) => k === name);
-      at < 0 ? this.#list.push([name, value]) : (this.#list[at] = [name, value], this.#list = this.#list.filter(([k], i) => i <= at || k !== name)), this.#update();
+      let pairs = pairsOf(this), at = pairs.findIndex(([k]) => k === name);
+      at < 0 ? (pairs.push([name, value]), setPairs(this, pairs)) : (pairs[at] = [name, value], setPairs(this, pairs.filter(([k], i) => i <= at || k !== name)));
     }
     sort() {
-      this.#list.sort(([a], [b]) => a < b ? -1 : a > b ? 1 : 0), this.#update();
+      setPairs(this, pairsOf(this).sort(([a], [b]) => a < b ? -1 : a > b ? 1 : 0));
     }
     toString() {
-      return this.#list.map(([k, v]) => `${encode(k)}=${encode(v)}`).join("&");
+      return pairsOf(this).map(([k, v]) => `${encode(k)}=${encode(v)}`).join("&");
     }
   };
   idl(URL, ["searchParams"]);
   idl(URLSearchParams);
-  iterable(URLSearchParams, (params) => pairsOf(params));
+  iterable(URLSearchParams, pairsOf);
 
   // js/core/formdata.js
   function entry(name, value, filename, given) {
