@@ -18,6 +18,9 @@ const (
 	fetchMethod = "fetch"
 )
 
+// isName says that a method is one of the object's own, under its name as it is.
+func isName(method string) bool { return !strings.ContainsAny(method, "!%/") }
+
 func isRead(method string) (path string, ok bool) { return strings.CutPrefix(method, readPrefix) }
 
 // target is the object that a stub is of.

@@ -37,13 +37,13 @@ type engine struct {
 
 // functions are those of runtime.js.
 type functions struct {
-	load, construct, drop, call, read, fetch, alarm, preShutdown, serve, watch, makeError, thrown *quickjs.Ref
-	ended, failed, replace, revive, storable                                                      *quickjs.Ref
+	load, construct, drop, call, callAt, read, fetch, alarm, preShutdown, serve, watch, makeError, thrown *quickjs.Ref
+	ended, failed, replace, revive, storable                                                              *quickjs.Ref
 }
 
 func (f *functions) refs() map[string]**quickjs.Ref {
 	return map[string]**quickjs.Ref{
-		"load": &f.load, "construct": &f.construct, "drop": &f.drop, "call": &f.call, "read": &f.read, "fetch": &f.fetch,
+		"load": &f.load, "construct": &f.construct, "drop": &f.drop, "call": &f.call, "callAt": &f.callAt, "read": &f.read, "fetch": &f.fetch,
 		"alarm": &f.alarm, "preShutdown": &f.preShutdown, "serve": &f.serve, "watch": &f.watch, "makeError": &f.makeError,
 		"thrown": &f.thrown, "ended": &f.ended, "failed": &f.failed, "replace": &f.replace, "revive": &f.revive, "storable": &f.storable,
 	}

@@ -272,7 +272,11 @@ func (o *object) Invoke(ctx context.Context, method string, args []byte) ([]byte
 			return quickjs.Value{}, err
 		}
 		stubs = has
-		return e.run.call.Value().Call(quickjs.Value{}, o.number(), e.js.String(method), values, quickjs.IntValue(call))
+		run := e.run.call
+		if !isName(method) {
+			run = e.run.callAt
+		}
+		return run.Value().Call(quickjs.Value{}, o.number(), e.js.String(method), values, quickjs.IntValue(call))
 	}, func(v quickjs.Value) (err error) {
 		reply, err = e.encodeMessage(v)
 		return err

@@ -7,6 +7,9 @@ const nameBytesMax = 1024;
 
 const make = Symbol('make');
 
+// named is the descriptor of a name: one for all, for it is read at once.
+const named = { value: undefined, enumerable: true };
+
 // DurableObjectId is where an object is: 32 bytes, and the name that they were made of.
 export class DurableObjectId {
 	#hex;
@@ -15,7 +18,8 @@ export class DurableObjectId {
 		if (token !== make) throw new TypeError('Illegal constructor');
 		this.#hex = hex;
 		if (name !== undefined) {
-			Object.defineProperty(this, 'name', { value: name, enumerable: true });
+			named.value = name;
+			Object.defineProperty(this, 'name', named);
 		}
 	}
 

@@ -12,8 +12,7 @@ const reserved = new Set([
 // ofClass returns what a class gives its instances under a name, and nothing that an instance has itself.
 function ofClass(instance, name, base) {
 	for (let p = Object.getPrototypeOf(instance); p && p !== base.prototype && p !== Object.prototype; p = Object.getPrototypeOf(p)) {
-		const d = Object.getOwnPropertyDescriptor(p, name);
-		if (d) return d.get ? d.get.call(instance) : d.value;
+		if (Object.hasOwn(p, name)) return Reflect.get(p, name, instance);
 	}
 	throw missing(name);
 }
@@ -55,27 +54,28 @@ function check(instance, base) {
 // settled makes a promise of what is to be waited for, and leaves all else as it is.
 export const settled = (v) => ((typeof v === 'object' || typeof v === 'function') && v !== null && typeof v.then === 'function' ? Promise.resolve(v) : v);
 
-// invoke calls the method at a path of an instance.
-export function invoke(instance, base, method, args) {
+// invoke calls the method of an instance that has a name.
+export function invoke(instance, base, name, args) {
 	check(instance, base);
-	const path = pathOf(method);
-	const value = first(instance, path[0], base);
-	if (path.length === 1) return settled(apply(value, instance, path, args));
-	return invokeDeep(value, path, args);
+	return settled(apply(first(instance, name, base), instance, name, args));
 }
 
-async function invokeDeep(value, path, args) {
-	let holder;
+// invokeAt calls the method at a path of an instance.
+export async function invokeAt(instance, base, method, args) {
+	check(instance, base);
+	const path = pathOf(method);
+	let holder = instance;
+	let value = first(instance, path[0], base);
 	for (const name of path.slice(1)) {
 		holder = await value;
 		value = next(holder, name);
 	}
-	return apply(value, holder, path, args);
+	return apply(value, holder, path.at(-1), args);
 }
 
-function apply(value, holder, path, args) {
+function apply(value, holder, name, args) {
 	if (typeof value !== 'function') {
-		throw new TypeError(`"${path.at(-1)}" is not a function.`);
+		throw new TypeError(`"${name}" is not a function.`);
 	}
 	return Reflect.apply(value, holder, args);
 }

@@ -6,7 +6,7 @@ import { DurableObject, EmailMessage, RpcTarget, WorkerEntrypoint, WorkflowEntry
 import { makeError, thrown } from './errors.js';
 import { host, setHost } from './host.js';
 import { makeId, makeNamespace, toldName } from './ids.js';
-import { invoke, read, settled } from './receive.js';
+import { invoke, invokeAt, read, settled } from './receive.js';
 import { defer, DurableObjectState, ExecutionContext } from './state.js';
 import { RpcStub } from './stub.js';
 import { begin, drop, end, invokePlace, isPlace, readPlace, replace, revive, storable } from './targets.js';
@@ -69,10 +69,16 @@ export const runtime = {
 		instances.delete(o);
 	},
 
-	// call calls a method. The stubs that came with its arguments end with ended, of the same number.
-	call(o, method, args, number) {
+	// call calls the method of a name. The stubs that came with its arguments end with ended, of the same number.
+	call(o, name, args, number) {
 		begin(o, number);
-		return isPlace(method) ? invokePlace(o, method, args) : invoke(instances.get(o), DurableObject, method, args);
+		return invoke(instances.get(o), DurableObject, name, args);
+	},
+
+	// callAt calls what is elsewhere.
+	callAt(o, method, args, number) {
+		begin(o, number);
+		return isPlace(method) ? invokePlace(o, method, args) : invokeAt(instances.get(o), DurableObject, method, args);
 	},
 
 	ended: end,

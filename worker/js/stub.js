@@ -93,46 +93,40 @@ function dispose(promise) {
 
 // A Remote is what a stub is a stub of: an object, or what it has at a place.
 class Remote {
-	#ns;
-	#id;
-	#name;
-	#place;
-	#broken;
-
 	constructor(ns, id, name, place) {
-		this.#ns = ns;
-		this.#id = id;
-		this.#name = name;
-		this.#place = place;
+		this.ns = ns;
+		this.id = id;
+		this.name = name;
+		this.place = place;
 	}
 
 	// object is what another is told of the object that it is a stub of.
 	object() {
-		return this.#place === undefined ? [this.#ns, this.#id] : undefined;
+		return this.place === undefined ? [this.ns, this.id] : undefined;
 	}
 
 	// another is one of the same.
 	another() {
-		return new Remote(this.#ns, this.#id, this.#name, this.#place);
+		return new Remote(this.ns, this.id, this.name, this.place);
 	}
 
 	// end has every later call fail.
 	end(why) {
-		this.#broken ??= why;
+		this.broken ??= why;
 	}
 
 	// methodAt is the name of a method, or of what is read, at the place.
-	#methodAt(method) {
-		if (this.#place === undefined) return method;
-		if (method === '') return this.#place;
-		return method[0] === '?' ? `?${this.#place}/${method.slice(1)}` : `${this.#place}/${method}`;
+	methodAt(method) {
+		if (this.place === undefined) return method;
+		if (method === '') return this.place;
+		return method[0] === '?' ? `?${this.place}/${method.slice(1)}` : `${this.place}/${method}`;
 	}
 
 	// send makes a call.
 	send(method, args) {
-		if (this.#broken) return Promise.reject(this.#broken);
+		if (this.broken) return Promise.reject(this.broken);
 		try {
-			return host.call(this.#ns, this.#id, this.#name, this.#methodAt(method), args, this);
+			return host.call(this.ns, this.id, this.name, this.methodAt(method), args, this);
 		} catch (e) {
 			return Promise.reject(e);
 		}
@@ -140,14 +134,14 @@ class Remote {
 
 	// failed is told how a call failed: a stub whose object was reset or went away is of no use any more.
 	failed(e) {
-		if (breaks(e)) this.#broken ??= e;
+		if (breaks(e)) this.broken ??= e;
 	}
 
 	async fetch(input, init) {
 		const request = new Request(input, init);
-		if (this.#broken) throw this.#broken;
+		if (this.broken) throw this.broken;
 		try {
-			return await host.fetch(this.#ns, this.#id, this.#name, request);
+			return await host.fetch(this.ns, this.id, this.name, request);
 		} catch (e) {
 			this.failed(e);
 			throw e;

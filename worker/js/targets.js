@@ -89,7 +89,8 @@ const calls = new Map(); // the stubs that came with the arguments of calls, by 
 
 // begin has the stubs that came with a call's arguments end with it.
 export function begin(o, call) {
-	if (given.length > 0) calls.set(`${o} ${call}`, given);
+	if (given.length === 0) return;
+	calls.set(`${o} ${call}`, given);
 	given = [];
 }
 

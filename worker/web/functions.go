@@ -94,7 +94,7 @@ var hostFunctions = map[string]func(*Platform, args) (any, error){
 	"newCoder": func(p *Platform, a args) (any, error) {
 		return p.coders.add(a.str(0), a.bool(1))
 	},
-	"now":      func(p *Platform, _ args) (any, error) { return float64(p.host.Now().UnixMilli()), nil },
+	"now": func(p *Platform, _ args) (any, error) { return float64(p.host.Now().UnixMilli()), nil },
 	"parseURL": func(_ *Platform, a args) (any, error) {
 		url, base := a.str(0), a.str(1)
 		if base == "" {
