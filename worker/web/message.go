@@ -58,6 +58,19 @@ const (
 	lineHeaders
 )
 
+// parseHeaders reads names and values of headers: their characters are bytes.
+func parseHeaders(text string) ([]string, error) {
+	if text == "" {
+		return nil, nil
+	}
+	bytes, ok := latin1(text)
+	lines := strings.Split(string(bytes), "\n")
+	if !ok || len(lines)%2 != 0 {
+		return nil, fmt.Errorf("%.1000q is no headers of a message", text)
+	}
+	return lines, nil
+}
+
 // parseHead reads what fetch.js gives for a head: its characters are bytes. It is only wrong where a worker has changed what
 // fetch.js leans on.
 func parseHead(text string) (*Head, error) {

@@ -199,8 +199,15 @@ func (p *Platform) Take(message quickjs.Value) (*Head, Body, error) {
 	if err != nil {
 		return nil, Body{}, err
 	}
-	var in [4]quickjs.Value
-	for i := range in {
+	first, err := parts.At(0)
+	if err != nil {
+		return nil, Body{}, err
+	}
+	if first.Kind() == quickjs.Number {
+		return takePlain(first, parts)
+	}
+	in := [4]quickjs.Value{first}
+	for i := 1; i < len(in); i++ {
 		if in[i], err = parts.At(uint32(i)); err != nil { //nolint:gosec // Four.
 			return nil, Body{}, err
 		}
@@ -218,6 +225,27 @@ func (p *Platform) Take(message quickjs.Value) (*Head, Body, error) {
 		head.Length = int64(len(body.Bytes))
 	}
 	return head, body, err
+}
+
+// takePlain is Take of what giveMessage gives for most Responses.
+func takePlain(status, parts quickjs.Value) (*Head, Body, error) {
+	number, err := status.Int()
+	if err != nil {
+		return nil, Body{}, err
+	}
+	var texts [2]string // headers and body
+	for i := range texts {
+		v, err := parts.At(uint32(i) + 1) //nolint:gosec // Two.
+		if err == nil {
+			texts[i], err = v.Text()
+		}
+		if err != nil {
+			return nil, Body{}, err
+		}
+	}
+	head := &Head{Status: int(number), EncodeBody: "automatic", Length: int64(len(texts[1]))}
+	head.Header, err = parseHeaders(texts[0])
+	return head, Body{Bytes: []byte(texts[1])}, err
 }
 
 func (p *Platform) bodyOf(bytes, hostStream, stream quickjs.Value) (Body, error) {

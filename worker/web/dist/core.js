@@ -1222,36 +1222,35 @@ Content-Type: ${type}\r
       let state = stateOf(this);
       return state !== null && state.disturbed;
     }
-    // The result is of a string or bytes. What is in memory goes through one promise only.
-    #read(convert) {
-      try {
-        let state = stateOf(this), data = state === null ? "" : state.consume();
-        return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
-      } catch (e) {
-        return Promise.reject(e);
-      }
-    }
     text() {
-      return this.#read(asText);
+      return read(this, asText);
     }
     json() {
-      return this.#read((data) => JSON.parse(asText(data)));
+      return read(this, (data) => JSON.parse(asText(data)));
     }
     bytes() {
-      return this.#read(asBytes);
+      return read(this, asBytes);
     }
     arrayBuffer() {
-      return this.#read((data) => asBytes(data).buffer);
+      return read(this, (data) => asBytes(data).buffer);
     }
     blob() {
-      return this.#read((data, body) => blobOf(raw(data), body.headers.get("content-type") ?? ""));
+      return read(this, (data, body) => blobOf(raw(data), body.headers.get("content-type") ?? ""));
     }
     formData() {
-      return this.#read((data, body) => decodeForm(raw(data), body.headers.get("content-type")));
+      return read(this, (data, body) => decodeForm(raw(data), body.headers.get("content-type")));
     }
   };
   idl(Body);
-  var bodyState = (body) => stateOf(body), setBodyState = (body, state) => setState(body, state);
+  function read(body, convert) {
+    try {
+      let state = stateOf(body), data = state === null ? "" : state.consume();
+      return data instanceof Promise ? data.then((d) => convert(d, body)) : Promise.resolve(convert(data, body));
+    } catch (e) {
+      return Promise.reject(e);
+    }
+  }
+  var bodyState = (body) => stateOf(body), setBodyState = (body, state) => setState(body, state), textOut = (body) => takeText(body);
   function bodyOut(body) {
     let text = takeText(body);
     if (text !== void 0)
@@ -1494,120 +1493,104 @@ ${new Error().stack}`.trimEnd());
       throw new TypeError(`Invalid HTTP method string: ${method}`);
     return upper.test(method) ? method.toUpperCase() : method;
   }
-  var ClientSignal = class {
-    controller = void 0;
-    get signal() {
-      return (this.controller ??= new AbortController()).signal;
-    }
-    abort() {
-      this.signal, this.controller.abort(new DOMException("The client disconnected.", "AbortError"));
-    }
-  }, signalIn, abortIn, headersIn, Request = class _Request extends Body {
-    #method;
-    #url;
-    #headers;
-    // their text until somebody asks, when they came from the host
-    #immutable = !1;
-    // headers, when somebody asks
-    #signal;
-    // or a ClientSignal
-    #redirect;
-    #rest = void 0;
+  var clientSignal = /* @__PURE__ */ Symbol("the client's"), clientOf = (of) => of.client ?? of, signalIn, abortIn, headersIn, copyHeaders, Request = class _Request extends Body {
+    // method, url, redirect; headers, which are their text until somebody asks, when they came from the host, and immutable, which
+    // they are then; signal, or clientSignal, and the controller of what was that, or the #of of the Request whose it is, which
+    // came over the wire; rest: cf, integrity, keepalive, cache, where there are any.
+    #of;
     static {
-      signalIn = (request) => request.#signal instanceof ClientSignal ? request.#signal.controller?.signal : request.#signal, abortIn = (request) => request.#signal.abort(), headersIn = (request) => headerText(request.#headers);
+      signalIn = (request) => {
+        let signal = request.#of.signal === clientSignal ? clientOf(request.#of).signal : request.#of.signal;
+        return signal === clientSignal ? void 0 : signal;
+      }, abortIn = (request) => {
+        request.signal, request.#of.controller.abort(new DOMException("The client disconnected.", "AbortError"));
+      }, headersIn = (request) => headerText(request.#of.headers), copyHeaders = (of) => typeof of.headers == "string" ? of.headers : new Headers(of.headers);
     }
     constructor(input, init = void 0) {
       if (super(), input === fromHost) {
-        this.#method = init.method, this.#url = init.url, this.#headers = init.headers, this.#immutable = init.immutable, this.#redirect = init.redirect, this.#signal = init.signal, this.#rest = init.rest, setBodyState(this, init.body);
+        this.#of = init;
         return;
       }
       if (need(arguments, 1, "Request"), init === null || init !== void 0 && typeof init != "object")
         throw new TypeError("Failed to construct 'Request': the second argument is not an object.");
-      let from = typeof input == "object" && input !== null && #method in input ? input : void 0;
-      if (from !== void 0)
-        this.#url = from.#url;
-      else if (this.#url = hrefOf(input), this.#url === void 0)
+      let from = typeof input == "object" && input !== null && #of in input ? input.#of : void 0, url = from === void 0 ? hrefOf(input) : from.url;
+      if (url === void 0)
         throw new TypeError(`Invalid URL: ${input}`);
-      this.#method = init?.method !== void 0 ? methodOf(init.method) : from?.#method ?? "GET";
-      let headers = init?.headers ?? void 0;
-      if (this.#headers = headers === void 0 && from !== void 0 ? from.#copyHeaders() : new Headers(headers), this.#redirect = init?.redirect ?? from?.#redirect ?? "follow", !["follow", "manual", "error"].includes(this.#redirect))
-        throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
-      if (this.#rest = from?.#rest, init !== void 0) {
+      let method = init?.method !== void 0 ? methodOf(init.method) : from?.method ?? "GET", given = init?.headers ?? void 0, headers = given === void 0 && from !== void 0 ? copyHeaders(from) : new Headers(given), redirect = init?.redirect ?? from?.redirect ?? "follow";
+      if (!["follow", "manual", "error"].includes(redirect))
+        throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(redirect)} is not).`);
+      let rest = from?.rest;
+      if (init !== void 0) {
         let { cf, integrity, keepalive, cache } = init;
-        if (cf !== void 0 || integrity !== void 0 || keepalive !== void 0 || cache !== void 0) {
-          let rest = this.#rest;
-          this.#rest = {
-            cf: cf ?? rest?.cf,
-            integrity: integrity ?? rest?.integrity,
-            keepalive: keepalive ?? rest?.keepalive,
-            cache: cache ?? rest?.cache
-          };
-        }
+        (cf !== void 0 || integrity !== void 0 || keepalive !== void 0 || cache !== void 0) && (rest = {
+          cf: cf ?? rest?.cf,
+          integrity: integrity ?? rest?.integrity,
+          keepalive: keepalive ?? rest?.keepalive,
+          cache: cache ?? rest?.cache
+        });
       }
+      let signal, client;
       if (init?.signal === void 0)
-        this.#signal = from?.#signal;
+        signal = from?.signal, client = signal === clientSignal ? clientOf(from) : void 0;
       else if (init.signal !== null) {
         if (!(init.signal instanceof AbortSignal))
           throw new TypeError("Failed to construct 'Request': the signal is not an AbortSignal.");
-        this.#signal = init.signal;
+        signal = init.signal;
       }
+      this.#of = { method, url, redirect, headers, immutable: !1, signal, client, rest };
       let body = init?.body;
       if (body != null) {
-        if (this.#method === "GET" || this.#method === "HEAD")
+        if (method === "GET" || method === "HEAD")
           throw new TypeError("Request with a GET or HEAD method cannot have a body.");
         let [state, type] = extractBody(body);
         setBodyState(this, state), type !== null && !this.headers.has("content-type") && this.headers.set("content-type", type);
       } else if (from !== void 0 && body !== null) {
-        let state = bodyState(from);
+        let state = bodyState(input);
         if (state !== null) {
-          if (this.#method === "GET" || this.#method === "HEAD")
+          if (method === "GET" || method === "HEAD")
             throw new TypeError("Request with a GET or HEAD method cannot have a body.");
           setBodyState(this, takeBody(state));
         }
       }
     }
     get method() {
-      return this.#method;
+      return this.#of.method;
     }
     get url() {
-      return this.#url;
+      return this.#of.url;
     }
     get headers() {
-      return typeof this.#headers == "string" && (this.#headers = headersOf(this.#headers, this.#immutable)), this.#headers;
+      let of = this.#of;
+      return typeof of.headers == "string" && (of.headers = headersOf(of.headers, of.immutable)), of.headers;
     }
     get redirect() {
-      return this.#redirect;
+      return this.#of.redirect;
     }
     get signal() {
-      return this.#signal instanceof ClientSignal ? this.#signal.signal : this.#signal ??= new AbortController().signal;
+      let of = this.#of;
+      if (of.signal === void 0)
+        of.signal = new AbortController().signal;
+      else if (of.signal === clientSignal) {
+        let client = clientOf(of);
+        client.signal === clientSignal && (client.controller = new AbortController(), client.signal = client.controller.signal), of.signal = client.signal;
+      }
+      return of.signal;
     }
     get cf() {
-      return this.#rest?.cf;
+      return this.#of.rest?.cf;
     }
     get integrity() {
-      return `${this.#rest?.integrity ?? ""}`;
+      return `${this.#of.rest?.integrity ?? ""}`;
     }
     get keepalive() {
-      return !!this.#rest?.keepalive;
+      return !!this.#of.rest?.keepalive;
     }
     get cache() {
-      return this.#rest?.cache;
-    }
-    #copyHeaders() {
-      return typeof this.#headers == "string" ? this.#headers : new Headers(this.#headers);
+      return this.#of.rest?.cache;
     }
     clone() {
-      let state = bodyState(this);
-      return new _Request(fromHost, {
-        method: this.#method,
-        url: this.#url,
-        headers: this.#copyHeaders(),
-        immutable: !1,
-        redirect: this.#redirect,
-        rest: this.#rest,
-        signal: this.#signal,
-        body: state === null ? null : state.clone()
-      });
+      let of = this.#of, state = bodyState(this), copy = new _Request(fromHost, { ...of, headers: copyHeaders(of), immutable: !1, client: clientOf(of), controller: void 0 });
+      return setBodyState(copy, state === null ? null : state.clone()), copy;
     }
   };
   idl(Request, ["body", "signal", "cf", "integrity", "keepalive", "cache"]);
@@ -1620,23 +1603,25 @@ ${new Error().stack}`.trimEnd());
   }
   var requestHeaders = (request) => headersIn(request);
   function takeRequest(method, url, redirect, headers, length, bytes, stream) {
-    return new Request(fromHost, {
+    let request = new Request(fromHost, {
       method,
       url,
       redirect: redirect || "manual",
       headers,
       immutable: !0,
-      rest: void 0,
-      signal: new ClientSignal(),
-      body: bodyFromHost(bytes, stream, length)
+      signal: clientSignal,
+      client: void 0,
+      controller: void 0,
+      rest: void 0
     });
+    return (bytes !== null || stream !== 0) && setBodyState(request, bodyFromHost(bytes, stream, length)), request;
   }
   var abortRequest = (request) => abortIn(request);
 
   // js/core/response.js
   var fromHost2 = /* @__PURE__ */ Symbol("from the host"), plainText = `content-type
 text/plain;charset=UTF-8`, jsonType = `content-type
-application/json`, nullBody = /* @__PURE__ */ new Set([101, 204, 205, 304]), redirects = /* @__PURE__ */ new Set([301, 302, 303, 307, 308]), headersIn2, Response = class _Response extends Body {
+application/json`, nullBody = /* @__PURE__ */ new Set([101, 204, 205, 304]), redirects = /* @__PURE__ */ new Set([301, 302, 303, 307, 308]), headersIn2, initialize, plainIn, Response = class _Response extends Body {
     #status = 200;
     #headers = "";
     // their text until somebody asks, when they are not the worker's
@@ -1644,14 +1629,36 @@ application/json`, nullBody = /* @__PURE__ */ new Set([101, 204, 205, 304]), red
     // headers, when somebody asks
     #rest = void 0;
     static {
-      headersIn2 = (response) => headerText(response.#headers);
+      headersIn2 = (response) => headerText(response.#headers), plainIn = (response) => {
+        if (response.#rest !== void 0 || typeof response.#headers != "string")
+          return;
+        let text = textOut(response);
+        return text === void 0 ? void 0 : [response.#status, response.#headers, text];
+      }, initialize = (response, init) => {
+        if (init === null || typeof init != "object") {
+          if (init !== null)
+            throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
+          return;
+        }
+        let { status, statusText, headers, cf, encodeBody } = init, webSocket;
+        if (status !== void 0) {
+          if (status = Math.trunc(Number(status)), webSocket = init.webSocket ?? void 0, !(status >= 200 && status <= 599) && !(status === 101 && webSocket !== void 0))
+            throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
+          response.#status = status;
+        }
+        if (statusText !== void 0 && (statusText = `${statusText}`, /[^\t\x20-\x7e\x80-\xff]/.test(statusText)))
+          throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
+        if (headers != null && (response.#headers = new Headers(headers)), encodeBody !== void 0 && encodeBody !== "automatic" && encodeBody !== "manual")
+          throw new TypeError(`encodeBody: unexpected value: ${encodeBody}`);
+        (statusText !== void 0 || webSocket !== void 0 || cf !== void 0 || encodeBody !== void 0) && (response.#rest = { statusText, webSocket, cf, encodeBody });
+      };
     }
     constructor(body = null, init = void 0) {
       if (super(), body === fromHost2) {
         this.#status = init.status, this.#headers = init.headers, this.#immutable = !0, this.#rest = init, setBodyState(this, init.body);
         return;
       }
-      if (init !== void 0 && this.#init(init), body != null) {
+      if (init !== void 0 && initialize(this, init), body != null) {
         if (nullBody.has(this.#status))
           throw new TypeError("Response with null body status (101, 204, 205, or 304) cannot have a body.");
         if (typeof body == "string" && this.#headers === "") {
@@ -1661,24 +1668,6 @@ application/json`, nullBody = /* @__PURE__ */ new Set([101, 204, 205, 304]), red
         let [state, type] = extractBody(body);
         setBodyState(this, state), type !== null && !this.headers.has("content-type") && this.headers.set("content-type", type);
       }
-    }
-    #init(init) {
-      if (init === null || typeof init != "object") {
-        if (init !== null)
-          throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
-        return;
-      }
-      let { status, statusText, headers, cf, encodeBody } = init, webSocket;
-      if (status !== void 0) {
-        if (status = Math.trunc(Number(status)), webSocket = init.webSocket ?? void 0, !(status >= 200 && status <= 599) && !(status === 101 && webSocket !== void 0))
-          throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
-        this.#status = status;
-      }
-      if (statusText !== void 0 && (statusText = `${statusText}`, /[^\t\x20-\x7e\x80-\xff]/.test(statusText)))
-        throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
-      if (headers != null && (this.#headers = new Headers(headers)), encodeBody !== void 0 && encodeBody !== "automatic" && encodeBody !== "manual")
-        throw new TypeError(`encodeBody: unexpected value: ${encodeBody}`);
-      (statusText !== void 0 || webSocket !== void 0 || cf !== void 0 || encodeBody !== void 0) && (this.#rest = { statusText, webSocket, cf, encodeBody });
     }
     static error() {
       return new _Response(fromHost2, { status: 0, headers: "", type: "error", body: null });
@@ -1748,7 +1737,7 @@ ${href}`, body: null });
     }
   };
   idl(Response, ["body", "webSocket", "encodeBody", "cf"]);
-  var responseHeaders = (response) => headersIn2(response);
+  var plainOut = (response) => plainIn(response), responseHeaders = (response) => headersIn2(response);
   function takeResponse(status, statusText, url, redirected, headers, length, bytes, stream) {
     return new Response(fromHost2, { status, statusText, url, redirected, headers, body: bodyFromHost(bytes, stream, length) });
   }
@@ -1802,6 +1791,9 @@ ${headers}`;
     }
     if (!(message instanceof Response))
       throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
+    let plain = plainOut(message);
+    if (plain !== void 0)
+      return plain;
     if (message.status === 0)
       throw new TypeError("A Response of Response.error() cannot be sent.");
     let body = bodyOut(message), { status, statusText, url, redirected, encodeBody } = message;

@@ -188,30 +188,33 @@ export class Body {
     return state !== null && state.disturbed;
   }
 
-  // The result is of a string or bytes. What is in memory goes through one promise only.
-  #read(convert) {
-    try {
-      const state = stateOf(this);
-      const data = state === null ? "" : state.consume();
-      return data instanceof Promise ? data.then((d) => convert(d, this)) : Promise.resolve(convert(data, this));
-    } catch (e) {
-      return Promise.reject(e);
-    }
-  }
-
-  text() { return this.#read(asText); }
-  json() { return this.#read((data) => JSON.parse(asText(data))); }
-  bytes() { return this.#read(asBytes); }
-  arrayBuffer() { return this.#read((data) => asBytes(data).buffer); }
-  blob() { return this.#read((data, body) => blobOf(raw(data), body.headers.get("content-type") ?? "")); }
-  formData() { return this.#read((data, body) => decodeForm(raw(data), body.headers.get("content-type"))); }
+  text() { return read(this, asText); }
+  json() { return read(this, (data) => JSON.parse(asText(data))); }
+  bytes() { return read(this, asBytes); }
+  arrayBuffer() { return read(this, (data) => asBytes(data).buffer); }
+  blob() { return read(this, (data, body) => blobOf(raw(data), body.headers.get("content-type") ?? "")); }
+  formData() { return read(this, (data, body) => decodeForm(raw(data), body.headers.get("content-type"))); }
 }
 idl(Body);
+
+// The result is of a string or bytes. What is in memory goes through one promise only.
+function read(body, convert) {
+  try {
+    const state = stateOf(body);
+    const data = state === null ? "" : state.consume();
+    return data instanceof Promise ? data.then((d) => convert(d, body)) : Promise.resolve(convert(data, body));
+  } catch (e) {
+    return Promise.reject(e);
+  }
+}
 
 /** The state of a Request's or Response's body; null when it has none. */
 export const bodyState = (body) => stateOf(body);
 /** Sets it, or the text of the body. */
 export const setBodyState = (body, state) => setState(body, state);
+
+/** The body as it leaves for the host, if it is a text that nobody has asked for: it counts as used from now on. */
+export const textOut = (body) => takeText(body);
 
 /**
  * The body as it leaves for the host: {bytes}, which may be text, when it is in memory, {hostStream} when it is one of the host's

@@ -7,7 +7,7 @@ import { bodyOut, bodyState } from "./body.js";
 import { chunk, host } from "./host.js";
 import { operation } from "./ops.js";
 import { Request, requestHeaders, signalOf } from "./request.js";
-import { Response, responseHeaders, takeResponse } from "./response.js";
+import { plainOut, Response, responseHeaders, takeResponse } from "./response.js";
 
 export function fetch(input, init = undefined) {
   let request, signal, out, head;
@@ -67,7 +67,8 @@ function requestOut(request) {
 
 /**
  * Called by the host: takes a Request or Response apart, to [head, bytes, text or null, number of one of the
- * host's own streams or 0, ReadableStream or null]. The host passes the last to pump.
+ * host's own streams or 0, ReadableStream or null]. The host passes the last to pump. Of most Responses it is
+ * [status, headers, text].
  */
 export function giveMessage(message) {
   if (message instanceof Request) {
@@ -76,6 +77,10 @@ export function giveMessage(message) {
   }
   if (!(message instanceof Response)) {
     throw new TypeError("Incorrect type for Promise: the Promise did not resolve to 'Response'.");
+  }
+  const plain = plainOut(message);
+  if (plain !== undefined) {
+    return plain;
   }
   if (message.status === 0) {
     throw new TypeError("A Response of Response.error() cannot be sent.");

@@ -19,93 +19,80 @@ function methodOf(method) {
   return upper.test(method) ? method.toUpperCase() : method;
 }
 
-/** The signal of a Request that came over the wire, made when somebody asks for it: it aborts when the client has gone. */
-class ClientSignal {
-  controller = undefined;
+// Stands for the signal of a Request that came over the wire until somebody asks for it: it aborts when the client has gone.
+const clientSignal = Symbol("the client's");
 
-  get signal() {
-    return (this.controller ??= new AbortController()).signal;
-  }
+const clientOf = (of) => of.client ?? of;
 
-  abort() {
-    this.signal;
-    this.controller.abort(new DOMException("The client disconnected.", "AbortError"));
-  }
-}
-
-let signalIn, abortIn, headersIn;
+// What others do with a Request: a private method would mark every instance.
+let signalIn, abortIn, headersIn, copyHeaders;
 
 export class Request extends Body {
-  #method;
-  #url;
-  #headers; // their text until somebody asks, when they came from the host
-  #immutable = false; // headers, when somebody asks
-  #signal; // or a ClientSignal
-  #redirect;
-  #rest = undefined; // cf, integrity, keepalive, cache, where there are any
+  // method, url, redirect; headers, which are their text until somebody asks, when they came from the host, and immutable, which
+  // they are then; signal, or clientSignal, and the controller of what was that, or the #of of the Request whose it is, which
+  // came over the wire; rest: cf, integrity, keepalive, cache, where there are any.
+  #of;
 
   static {
-    signalIn = (request) => (request.#signal instanceof ClientSignal ? request.#signal.controller?.signal : request.#signal);
-    abortIn = (request) => request.#signal.abort();
-    headersIn = (request) => headerText(request.#headers);
+    signalIn = (request) => {
+      const signal = request.#of.signal === clientSignal ? clientOf(request.#of).signal : request.#of.signal;
+      return signal === clientSignal ? undefined : signal;
+    };
+    abortIn = (request) => {
+      request.signal;
+      request.#of.controller.abort(new DOMException("The client disconnected.", "AbortError"));
+    };
+    headersIn = (request) => headerText(request.#of.headers);
+    copyHeaders = (of) => (typeof of.headers === "string" ? of.headers : new Headers(of.headers));
   }
 
   constructor(input, init = undefined) {
     super();
     if (input === fromHost) {
-      this.#method = init.method;
-      this.#url = init.url;
-      this.#headers = init.headers;
-      this.#immutable = init.immutable;
-      this.#redirect = init.redirect;
-      this.#signal = init.signal;
-      this.#rest = init.rest;
-      setBodyState(this, init.body);
+      this.#of = init;
       return;
     }
     need(arguments, 1, "Request");
     if (init === null || (init !== undefined && typeof init !== "object")) {
       throw new TypeError("Failed to construct 'Request': the second argument is not an object.");
     }
-    const from = typeof input === "object" && input !== null && #method in input ? input : undefined;
-    if (from !== undefined) {
-      this.#url = from.#url;
-    } else {
-      this.#url = hrefOf(input);
-      if (this.#url === undefined) {
-        throw new TypeError(`Invalid URL: ${input}`);
-      }
+    const from = typeof input === "object" && input !== null && #of in input ? input.#of : undefined;
+    const url = from === undefined ? hrefOf(input) : from.url;
+    if (url === undefined) {
+      throw new TypeError(`Invalid URL: ${input}`);
     }
     // A Request may also be the init, as in new Request(url, request).
-    this.#method = init?.method !== undefined ? methodOf(init.method) : (from?.#method ?? "GET");
-    const headers = init?.headers ?? undefined;
-    this.#headers = headers === undefined && from !== undefined ? from.#copyHeaders() : new Headers(headers);
-    this.#redirect = init?.redirect ?? from?.#redirect ?? "follow";
-    if (!["follow", "manual", "error"].includes(this.#redirect)) {
-      throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(this.#redirect)} is not).`);
+    const method = init?.method !== undefined ? methodOf(init.method) : (from?.method ?? "GET");
+    const given = init?.headers ?? undefined;
+    const headers = given === undefined && from !== undefined ? copyHeaders(from) : new Headers(given);
+    const redirect = init?.redirect ?? from?.redirect ?? "follow";
+    if (!["follow", "manual", "error"].includes(redirect)) {
+      throw new TypeError(`Invalid redirect value, must be one of "follow" or "manual" or "error" (${JSON.stringify(redirect)} is not).`);
     }
-    this.#rest = from?.#rest;
+    let rest = from?.rest;
     if (init !== undefined) {
       const { cf, integrity, keepalive, cache } = init;
       if (cf !== undefined || integrity !== undefined || keepalive !== undefined || cache !== undefined) {
-        const rest = this.#rest;
-        this.#rest = {
+        rest = {
           cf: cf ?? rest?.cf, integrity: integrity ?? rest?.integrity, keepalive: keepalive ?? rest?.keepalive, cache: cache ?? rest?.cache,
         };
       }
     }
+    let signal, client;
     if (init?.signal === undefined) {
-      this.#signal = from?.#signal;
+      signal = from?.signal;
+      client = signal === clientSignal ? clientOf(from) : undefined;
     } else if (init.signal !== null) {
       if (!(init.signal instanceof AbortSignal)) {
         throw new TypeError("Failed to construct 'Request': the signal is not an AbortSignal.");
       }
-      this.#signal = init.signal;
+      signal = init.signal;
     }
+    this.#of = { method, url, redirect, headers, immutable: false, signal, client, rest };
 
     const body = init?.body;
     if (body !== undefined && body !== null) {
-      if (this.#method === "GET" || this.#method === "HEAD") {
+      if (method === "GET" || method === "HEAD") {
         throw new TypeError("Request with a GET or HEAD method cannot have a body.");
       }
       const [state, type] = extractBody(body);
@@ -114,9 +101,9 @@ export class Request extends Body {
         this.headers.set("content-type", type);
       }
     } else if (from !== undefined && body !== null) {
-      const state = bodyState(from);
+      const state = bodyState(input);
       if (state !== null) {
-        if (this.#method === "GET" || this.#method === "HEAD") {
+        if (method === "GET" || method === "HEAD") {
           throw new TypeError("Request with a GET or HEAD method cannot have a body.");
         }
         setBodyState(this, takeBody(state));
@@ -124,40 +111,41 @@ export class Request extends Body {
     }
   }
 
-  get method() { return this.#method; }
-  get url() { return this.#url; }
+  get method() { return this.#of.method; }
+  get url() { return this.#of.url; }
   get headers() {
-    if (typeof this.#headers === "string") {
-      this.#headers = headersOf(this.#headers, this.#immutable);
+    const of = this.#of;
+    if (typeof of.headers === "string") {
+      of.headers = headersOf(of.headers, of.immutable);
     }
-    return this.#headers;
+    return of.headers;
   }
-  get redirect() { return this.#redirect; }
+  get redirect() { return this.#of.redirect; }
   get signal() {
-    if (this.#signal instanceof ClientSignal) {
-      return this.#signal.signal;
+    const of = this.#of;
+    if (of.signal === undefined) {
+      of.signal = new AbortController().signal;
+    } else if (of.signal === clientSignal) {
+      const client = clientOf(of);
+      if (client.signal === clientSignal) {
+        client.controller = new AbortController();
+        client.signal = client.controller.signal;
+      }
+      of.signal = client.signal;
     }
-    return (this.#signal ??= new AbortController().signal);
+    return of.signal;
   }
-  get cf() { return this.#rest?.cf; }
-  get integrity() { return `${this.#rest?.integrity ?? ""}`; }
-  get keepalive() { return Boolean(this.#rest?.keepalive); }
-  get cache() { return this.#rest?.cache; }
-
-  #copyHeaders() { return typeof this.#headers === "string" ? this.#headers : new Headers(this.#headers); }
+  get cf() { return this.#of.rest?.cf; }
+  get integrity() { return `${this.#of.rest?.integrity ?? ""}`; }
+  get keepalive() { return Boolean(this.#of.rest?.keepalive); }
+  get cache() { return this.#of.rest?.cache; }
 
   clone() {
+    const of = this.#of;
     const state = bodyState(this);
-    return new Request(fromHost, {
-      method: this.#method,
-      url: this.#url,
-      headers: this.#copyHeaders(),
-      immutable: false,
-      redirect: this.#redirect,
-      rest: this.#rest,
-      signal: this.#signal,
-      body: state === null ? null : state.clone(),
-    });
+    const copy = new Request(fromHost, { ...of, headers: copyHeaders(of), immutable: false, client: clientOf(of), controller: undefined });
+    setBodyState(copy, state === null ? null : state.clone());
+    return copy;
   }
 }
 idl(Request, ["body", "signal", "cf", "integrity", "keepalive", "cache"]);
@@ -189,10 +177,13 @@ export const requestHeaders = (request) => headersIn(request);
 
 /** Called by the host: makes a Request of what arrived. Its length is negative when it is not known. */
 export function takeRequest(method, url, redirect, headers, length, bytes, stream) {
-  return new Request(fromHost, {
-    method, url, redirect: redirect || "manual", headers, immutable: true, rest: undefined, signal: new ClientSignal(),
-    body: bodyFromHost(bytes, stream, length),
+  const request = new Request(fromHost, {
+    method, url, redirect: redirect || "manual", headers, immutable: true, signal: clientSignal, client: undefined, controller: undefined, rest: undefined,
   });
+  if (bytes !== null || stream !== 0) {
+    setBodyState(request, bodyFromHost(bytes, stream, length));
+  }
+  return request;
 }
 
 /** Called by the host: aborts the signal of a Request that takeRequest has made. */

@@ -1,6 +1,6 @@
 // Response.
 
-import { Body, bodyFromHost, bodyState, extractBody, setBodyState } from "./body.js";
+import { Body, bodyFromHost, bodyState, extractBody, setBodyState, textOut } from "./body.js";
 import { Headers, headerText, headersOf } from "./headers.js";
 import { idl, need } from "./idl.js";
 import { hrefOf } from "./url.js";
@@ -11,7 +11,8 @@ const jsonType = "content-type\napplication/json";
 const nullBody = new Set([101, 204, 205, 304]);
 const redirects = new Set([301, 302, 303, 307, 308]);
 
-let headersIn;
+// What others do with a Response, and its constructor: a private method would mark every instance.
+let headersIn, initialize, plainIn;
 
 export class Response extends Body {
   #status = 200;
@@ -21,6 +22,46 @@ export class Response extends Body {
 
   static {
     headersIn = (response) => headerText(response.#headers);
+    plainIn = (response) => {
+      if (response.#rest !== undefined || typeof response.#headers !== "string") {
+        return undefined;
+      }
+      const text = textOut(response);
+      return text === undefined ? undefined : [response.#status, response.#headers, text];
+    };
+    initialize = (response, init) => {
+      if (init === null || typeof init !== "object") {
+        if (init !== null) {
+          throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
+        }
+        return;
+      }
+      let { status, statusText, headers, cf, encodeBody } = init;
+      let webSocket;
+      if (status !== undefined) {
+        status = Math.trunc(Number(status));
+        webSocket = init.webSocket ?? undefined;
+        if (!(status >= 200 && status <= 599) && !(status === 101 && webSocket !== undefined)) {
+          throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
+        }
+        response.#status = status;
+      }
+      if (statusText !== undefined) {
+        statusText = `${statusText}`;
+        if (/[^\t\x20-\x7e\x80-\xff]/.test(statusText)) {
+          throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
+        }
+      }
+      if (headers !== undefined && headers !== null) {
+        response.#headers = new Headers(headers);
+      }
+      if (encodeBody !== undefined && encodeBody !== "automatic" && encodeBody !== "manual") {
+        throw new TypeError(`encodeBody: unexpected value: ${encodeBody}`);
+      }
+      if (statusText !== undefined || webSocket !== undefined || cf !== undefined || encodeBody !== undefined) {
+        response.#rest = { statusText, webSocket, cf, encodeBody };
+      }
+    };
   }
 
   constructor(body = null, init = undefined) {
@@ -34,7 +75,7 @@ export class Response extends Body {
       return;
     }
     if (init !== undefined) {
-      this.#init(init);
+      initialize(this, init);
     }
     if (body !== null && body !== undefined) {
       if (nullBody.has(this.#status)) {
@@ -50,40 +91,6 @@ export class Response extends Body {
       if (type !== null && !this.headers.has("content-type")) {
         this.headers.set("content-type", type);
       }
-    }
-  }
-
-  #init(init) {
-    if (init === null || typeof init !== "object") {
-      if (init !== null) {
-        throw new TypeError("Failed to construct 'Response': the second argument is not an object.");
-      }
-      return;
-    }
-    let { status, statusText, headers, cf, encodeBody } = init;
-    let webSocket;
-    if (status !== undefined) {
-      status = Math.trunc(Number(status));
-      webSocket = init.webSocket ?? undefined;
-      if (!(status >= 200 && status <= 599) && !(status === 101 && webSocket !== undefined)) {
-        throw new RangeError("Responses may only be constructed with status codes in the range 200 to 599, inclusive.");
-      }
-      this.#status = status;
-    }
-    if (statusText !== undefined) {
-      statusText = `${statusText}`;
-      if (/[^\t\x20-\x7e\x80-\xff]/.test(statusText)) {
-        throw new TypeError("Failed to construct 'Response': statusText contains characters that a reason phrase cannot have.");
-      }
-    }
-    if (headers !== undefined && headers !== null) {
-      this.#headers = new Headers(headers);
-    }
-    if (encodeBody !== undefined && encodeBody !== "automatic" && encodeBody !== "manual") {
-      throw new TypeError(`encodeBody: unexpected value: ${encodeBody}`);
-    }
-    if (statusText !== undefined || webSocket !== undefined || cf !== undefined || encodeBody !== undefined) {
-      this.#rest = { statusText, webSocket, cf, encodeBody };
     }
   }
 
@@ -153,6 +160,9 @@ export class Response extends Body {
   }
 }
 idl(Response, ["body", "webSocket", "encodeBody", "cf"]);
+
+/** [status, headers, body] of a Response as it leaves for the host, if it is one of the usual ones: all texts, and nothing else. */
+export const plainOut = (response) => plainIn(response);
 
 /** The text of a Response's headers for the wire. */
 export const responseHeaders = (response) => headersIn(response);
