@@ -132,6 +132,7 @@ func (c *httpCaller) get(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil || resp.StatusCode != http.StatusOK || resp.Close {
 		return nil, fmt.Errorf("%s: %.200s: %w", resp.Status, body, cmp.Or(err, errNotKept))

@@ -224,6 +224,7 @@ func (rq *request) answer(rw http.ResponseWriter, r *http.Request) (head *web.He
 					promise, err = answer.Keep()
 				}
 				return err
+			case quickjs.NoPromise, quickjs.Fulfilled: // v is the answer.
 			}
 		}
 		answered = true
