@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"runtime/pprof"
 	"strconv"
 	"strings"
@@ -229,6 +230,7 @@ func serveRole(role string) error {
 		}
 		defer stop()
 	}
+	runtime.MemProfileRate = 0 // As in a program that has no profiles, such as cmd/node, where the linker sees to it.
 	start, ok := map[string]func(roleConfig) (*server, error){
 		"echo": startEcho, "node": startNode, "lister": startLister, "large": startLarge, "replica": startReplica, "callers": startCallers, "worker": startWorker, "engines": startEngines,
 	}[role]

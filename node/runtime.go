@@ -10,11 +10,11 @@ import (
 	"github.com/holdfast-io/holdfast/storage"
 )
 
-// How lazy the garbage collector is: at best a heap twice what is live, for what a node keeps is small and
-// should be; at most five times that, for what calls allocate is not. Between them, as lazy as it
+// How lazy the garbage collector is: a heap is let grow by three quarters of what is live, for what a node keeps is
+// small and should be; or by up to four times that, for what calls allocate is not. Between them, as lazy as it
 // must be to take gcShare of the machine's CPU time.
 const (
-	gcPercentMin = 100
+	gcPercentMin = 75
 	gcPercentMax = 400
 	gcShare      = 0.04
 	gcEach       = 500 * time.Millisecond
