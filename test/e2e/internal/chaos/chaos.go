@@ -68,6 +68,7 @@ type chaos struct {
 	began   time.Time
 	skipped map[string]string // kind to why
 	crashes map[string]int    // by kind of fault: nodes that ended by themselves
+	struck  string            // the kind of the last fault, or registers.None
 }
 
 // Report is what came of a run.
@@ -107,7 +108,7 @@ func Run(ctx context.Context, cfg Config) (report Report, err error) {
 	}
 	c := &chaos{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0)), began: time.Now(), //nolint:gosec // to be repeated, not to be secret
-		skipped: make(map[string]string), crashes: make(map[string]int),
+		skipped: make(map[string]string), crashes: make(map[string]int), struck: registers.None,
 	}
 	c.cluster, err = newCluster(ctx, cfg.Nodes, c.sayf)
 	if c.cluster != nil {
@@ -225,11 +226,29 @@ func (c *chaos) strikes(ctx context.Context) error {
 		}
 	}
 	c.load.Turn()
-	return c.wait(ctx, 2*time.Second, 2*time.Second)
+	if err := c.wait(ctx, 2*time.Second, 2*time.Second); err != nil {
+		return err
+	}
+	_, err := c.countCrashes(ctx)
+	return err
+}
+
+// countCrashes counts the nodes that have ended by themselves since it was last called, for the last fault: a
+// node may end of it, or Docker tell of that, only when the fault is over.
+func (c *chaos) countCrashes(ctx context.Context) (int, error) {
+	crashes, err := c.cluster.crashes(ctx)
+	if crashes > 0 {
+		c.crashes[c.struck] += crashes
+	}
+	return crashes, err
 }
 
 // strike makes one fault, ends it, and waits until all is well.
 func (c *chaos) strike(ctx context.Context, k kind) error {
+	if _, err := c.countCrashes(ctx); err != nil {
+		return err
+	}
+	c.struck = k.name
 	s, err := c.cluster.status(ctx)
 	if err != nil {
 		return err
@@ -259,12 +278,11 @@ func (c *chaos) strike(ctx context.Context, k kind) error {
 		return err
 	}
 	c.load.End()
-	crashes, err := c.cluster.crashes(ctx)
+	crashes, err := c.countCrashes(ctx)
 	if err != nil {
 		return err
 	}
 	if crashes > 0 {
-		c.crashes[k.name] += crashes
 		more = strings.TrimSpace(fmt.Sprintf("%s (started again %d times)", more, crashes))
 	}
 	acked, failed := c.load.Counts()
