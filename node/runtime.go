@@ -16,7 +16,7 @@ import (
 const (
 	gcPercentMin = 75
 	gcPercentMax = 400
-	gcShare      = 0.04
+	gcShare      = 0.025
 	gcEach       = 500 * time.Millisecond
 )
 
