@@ -263,7 +263,8 @@ func (b *bench) clusterOf(as roleConfig) ([]*child, error) {
 			}
 			owns[s.GetOwner()]++
 		}
-		return slices.Min(append(slices.Collect(maps.Values(owns)), 1<<20)) > len(st.GetShards())/5 && len(owns) == 3, nil
+		// The ring may give a node as few as a sixth.
+		return slices.Min(append(slices.Collect(maps.Values(owns)), 1<<20)) > len(st.GetShards())/8 && len(owns) == 3, nil
 	})
 }
 
