@@ -27,7 +27,6 @@ function escape(name) {
 
 // pathOf is what methodOf was made of.
 export function pathOf(method) {
-	if (!/[%/]/.test(method)) return [method];
 	return method.split('/').map((name) => name.replace(/%(..)/g, (_, hex) => String.fromCharCode(parseInt(hex, 16))));
 }
 

@@ -58,13 +58,18 @@ const (
 	lineHeaders
 )
 
+// linesOf are the lines of a text whose characters are bytes.
+func linesOf(text string) (lines []string, ok bool) {
+	bytes, ok := latin1(text)
+	return strings.Split(string(bytes), "\n"), ok
+}
+
 // parseHeaders reads names and values of headers: their characters are bytes.
 func parseHeaders(text string) ([]string, error) {
 	if text == "" {
 		return nil, nil
 	}
-	bytes, ok := latin1(text)
-	lines := strings.Split(string(bytes), "\n")
+	lines, ok := linesOf(text)
 	if !ok || len(lines)%2 != 0 {
 		return nil, fmt.Errorf("%.1000q is no headers of a message", text)
 	}
@@ -74,8 +79,7 @@ func parseHeaders(text string) ([]string, error) {
 // parseHead reads what fetch.js gives for a head: its characters are bytes. It is only wrong where a worker has changed what
 // fetch.js leans on.
 func parseHead(text string) (*Head, error) {
-	bytes, ok := latin1(text)
-	lines := strings.Split(string(bytes), "\n")
+	lines, ok := linesOf(text)
 	if !ok || len(lines) < lineHeaders || (len(lines)-lineHeaders)%2 != 0 {
 		return nil, fmt.Errorf("%.1000q is no head of a message", text)
 	}

@@ -1,6 +1,9 @@
 package web
 
-import "strings"
+import (
+	"net/netip"
+	"strings"
+)
 
 // A plain URL is one that the parser would leave as it is: of http or https, with a host in lower case and a path,
 // without anything to be decoded, resolved or left out. Nearly every URL of a request is one, and reading its
@@ -87,27 +90,8 @@ func plainURL(s string) (hostEnd, pathStart, queryStart int, ok bool) {
 func isPlainHost(host string) bool {
 	last := host[strings.LastIndexByte(host, '.')+1:]
 	if last == "" || last[0] < 'a' {
-		return isPlainIPv4(host)
+		_, err := netip.ParseAddr(host)
+		return err == nil
 	}
 	return host[0] != '.' && !strings.Contains(host, "..") && !strings.Contains(host, "--")
-}
-
-func isPlainIPv4(host string) bool {
-	numbers := 0
-	for part := range strings.SplitSeq(host, ".") {
-		if numbers++; part == "" || len(part) > 3 || part[0] == '0' && part != "0" {
-			return false
-		}
-		n := 0
-		for i := range len(part) {
-			if part[i] < '0' || part[i] > '9' {
-				return false
-			}
-			n = 10*n + int(part[i]-'0')
-		}
-		if n > 255 {
-			return false
-		}
-	}
-	return numbers == 4
 }
