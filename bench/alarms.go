@@ -98,9 +98,7 @@ func (b *bench) collect(nodes []*child, count int) (ran, error) {
 				return false, err
 			}
 			out.count += a.Count
-			for _, us := range a.Micros {
-				out.late = append(out.late, time.Duration(us)*time.Microsecond)
-			}
+			out.late = append(out.late, durations(a.Micros)...)
 			if a.Count > 0 && (out.first == 0 || a.FirstMicro < out.first) {
 				out.first = a.FirstMicro
 			}

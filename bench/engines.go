@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -42,15 +41,15 @@ func startEngines(roleConfig) (*server, error) {
 	}
 	return &server{
 		handle: func(r request) (answer, error) {
-			var a answer
-			for range r.Callers {
+			latencies := make([]time.Duration, r.Callers)
+			for i := range latencies {
 				begun := time.Now()
 				if err := answered(); err != nil {
-					return a, err
+					return answer{}, err
 				}
-				a.Micros = append(a.Micros, int(time.Since(begun).Microseconds()))
+				latencies[i] = time.Since(begun)
 			}
-			return a, nil
+			return answer{Micros: micros(latencies)}, nil
 		},
 		close: func() {
 			w.Close()
@@ -67,7 +66,7 @@ type statusOnly struct {
 
 func (s *statusOnly) Header() http.Header         { return s.header }
 func (s *statusOnly) WriteHeader(code int)        { s.code = code }
-func (s *statusOnly) Write(p []byte) (int, error) { return io.Discard.Write(p) }
+func (s *statusOnly) Write(p []byte) (int, error) { return len(p), nil }
 
 // workersEngines measures how long a JavaScript engine takes from nothing to its first answer, and what it adds
 // to the process's memory.
@@ -92,9 +91,9 @@ func (b *bench) workersEngines() (start, memory figures, err error) {
 		return start, memory, asked
 	}
 	memory.perSecond = float64(resident()-before) / enginesMeasured / 1024
-	slices.Sort(a.Micros)
-	at := func(q int) time.Duration { return time.Duration(a.Micros[len(a.Micros)*q/100]) * time.Microsecond }
-	start.p50, start.p99 = at(50), at(99)
+	latencies := durations(a.Micros)
+	slices.Sort(latencies)
+	start.p50, start.p99 = quantile(latencies, 0.5), quantile(latencies, 0.99)
 	return start, memory, err
 }
 

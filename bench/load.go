@@ -145,9 +145,7 @@ func (b *bench) measureInside(callers int, servers []*child) (figures, error) {
 			return figures{}, r.err
 		}
 		count += r.a.Count
-		for _, us := range r.a.Micros {
-			latencies = append(latencies, time.Duration(us)*time.Microsecond)
-		}
+		latencies = append(latencies, durations(r.a.Micros)...)
 	}
 	slices.Sort(latencies)
 	// The warm-up's CPU time is in used, and its calls are not in count.
@@ -165,6 +163,15 @@ func micros(latencies []time.Duration) []int {
 	out := make([]int, 0, len(latencies)/step+1)
 	for i := 0; i < len(latencies); i += step {
 		out = append(out, int(latencies[i].Microseconds()))
+	}
+	return out
+}
+
+// durations are the latencies that came from another process as micros.
+func durations(micros []int) []time.Duration {
+	out := make([]time.Duration, len(micros))
+	for i, us := range micros {
+		out[i] = time.Duration(us) * time.Microsecond
 	}
 	return out
 }
